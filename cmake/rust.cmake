@@ -1,0 +1,16 @@
+# The Rust side of text/: one static library behind a few C functions (rust/hf_text).
+find_program(CARGO cargo REQUIRED)
+set(HF_TEXT_DIR ${CMAKE_SOURCE_DIR}/rust/hf_text)
+set(HF_TEXT_LIB ${CMAKE_BINARY_DIR}/rust/release/libhf_text.a)
+file(GLOB_RECURSE HF_TEXT_SOURCES CONFIGURE_DEPENDS ${HF_TEXT_DIR}/src/*.rs)
+add_custom_command(
+  OUTPUT ${HF_TEXT_LIB}
+  COMMAND ${CMAKE_COMMAND} -E env CARGO_TARGET_DIR=${CMAKE_BINARY_DIR}/rust
+          ${CARGO} build --release --locked --quiet --manifest-path ${HF_TEXT_DIR}/Cargo.toml
+  DEPENDS ${HF_TEXT_SOURCES} ${HF_TEXT_DIR}/Cargo.toml ${HF_TEXT_DIR}/Cargo.lock
+  COMMENT "cargo build hf_text"
+  VERBATIM)
+add_custom_target(hf_text_build DEPENDS ${HF_TEXT_LIB})
+add_library(hf_text INTERFACE)
+add_dependencies(hf_text hf_text_build)
+target_link_libraries(hf_text INTERFACE ${HF_TEXT_LIB} Threads::Threads ${CMAKE_DL_LIBS} m)

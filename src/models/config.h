@@ -1,0 +1,64 @@
+// What a dense decoder is made of, as read from a Hugging Face config.json.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "core/dtype.h"
+
+namespace hone::models {
+
+// Frequencies are computed in fp32 as transformers does. llama3: "rope_type": "llama3" of Llama 3.1 and later.
+// linear: positions divided by factor.
+struct RopeScaling {
+  enum class Type { none, linear, llama3 } type = Type::none;
+  float factor = 1;
+  float low_freq_factor = 1;
+  float high_freq_factor = 4;
+  int64_t original_max_position_embeddings = 8192;
+};
+
+enum class Activation { silu };
+
+struct ModelConfig {
+  std::string architecture;  // "Qwen2ForCausalLM" ...
+  std::string model_type;    // "qwen2" ...
+  int64_t vocab_size = 0;
+  int64_t hidden_size = 0;
+  int64_t intermediate_size = 0;
+  int64_t num_hidden_layers = 0;
+  int64_t num_attention_heads = 0;
+  int64_t num_key_value_heads = 0;
+  int64_t head_dim = 0;
+  int64_t max_position_embeddings = 0;
+  double rms_norm_eps = 1e-6;
+  double rope_theta = 10000;
+  RopeScaling rope_scaling;
+  Activation activation = Activation::silu;
+  bool tie_word_embeddings = false;
+  bool qkv_bias = false;         // q_proj, k_proj, v_proj
+  bool attention_out_bias = false;  // o_proj
+  bool mlp_bias = false;         // gate_proj, up_proj, down_proj
+  bool qk_norm = false;          // RMSNorm over head_dim on q and k, before RoPE (Qwen3)
+  double initializer_range = 0.02;
+  DType dtype = DType::f32;      // of the file, as config.json says; missing means fp32
+  std::vector<int32_t> eos_token_ids;  // generation_config.json, else config.json; may be empty
+  std::optional<int32_t> bos_token_id;
+};
+
+// Parses and checks a config.json text. source is named in errors. Throws UserError for an architecture, or a field that
+// would change the result and is not supported (a rope type, a sliding window that is on, an activation, ...),
+// for missing fields and for values that contradict each other. Reads both spellings that transformers writes
+// (rope_theta + rope_scaling, or rope_parameters; torch_dtype or dtype).
+ModelConfig parse_model_config(const std::string& json_text, const std::string& source);
+
+// Reads FOLDER/config.json and, where present, FOLDER/generation_config.json (eos ids only).
+ModelConfig load_model_config(const std::filesystem::path& folder);
+
+// The config.json text of a model, as transformers writes it (for models made by hone itself).
+std::string model_config_json(const ModelConfig& config);
+
+}  // namespace hone::models
