@@ -47,6 +47,7 @@ struct ModelConfig {
   DType dtype = DType::f32;      // of the file, as config.json says; missing means fp32
   std::vector<int32_t> eos_token_ids;  // generation_config.json, else config.json; may be empty
   std::optional<int32_t> bos_token_id;
+  std::vector<std::string> unknown_fields;  // of config.json, not known to be harmless; to be said once
 };
 
 // Parses and checks a config.json text. source is named in errors. Throws UserError for an architecture, or a field that
