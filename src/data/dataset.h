@@ -1,0 +1,136 @@
+// Data sets: files of many formats as one list of samples with random access. Only an index of byte
+// ranges is held (12 bytes a record); a sample is read, parsed, rendered and tokenised when asked
+// for. Files are read with pread, never mapped, so that the resident size doesn't follow their
+// size.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "text/chat_template.h"
+#include "text/conversation.h"
+#include "text/tokenizer.h"
+
+namespace hone::data {
+
+// What a record is. kAuto: found by looking at each record; within one file chats and plain text
+// may not be mixed ({"tokens"} records may stand among either).
+enum class DatasetFormat {
+  kAuto,
+  kMessages,          // [{"role","content"}...] or {"messages": [...]}; also "from" for "role"
+  kShareGpt,          // {"conversations": [{"from","value"}...], "system", "tools"}
+  kAlpaca,            // {"instruction","input","output","system","history"}
+  kPromptCompletion,  // {"prompt","completion"}: raw texts (no template, ends with eos), or chats
+  kQuestionAnswer,    // {"question","answer"}
+  kText,              // {"text"}, or a .txt file: continued pre-training
+  kTokens,            // {"tokens": [...], "trained": [...]}
+};
+// "auto", "messages", "sharegpt", "alpaca", "prompt_completion", "qa", "text", "tokens"; else
+// UserError.
+DatasetFormat parse_dataset_format(std::string_view name);
+std::string_view dataset_format_name(DatasetFormat format);
+
+// The text side of a model: its tokenizer, and its template or the one of a conversation_template
+// JSON.
+struct TextModel {
+  Tokenizer tokenizer;
+  std::optional<ChatTemplate> chat_template;  // none: only formats without turns can be read
+  std::string system_message;                 // of the conversation_template JSON
+  std::vector<int32_t> stop_ids;              // of the conversation_template JSON
+  uint64_t fingerprint = 0;                   // of all files it was made from
+
+  // folder: a model folder (no weights needed). conversation_template: a JSON file or "".
+  static TextModel load(const std::string& folder, const std::string& conversation_template = "");
+};
+
+// What one record becomes.
+struct Sample {
+  std::vector<int32_t> tokens;
+  std::vector<uint8_t> trained;  // trained[t]: token t is a target; trained[0] is 0
+  int64_t index = -1;            // in the data set
+  uint64_t key = 0;              // sample identity: names its random numbers
+  int64_t trained_count = 0;     // 0: nothing to train, not to be computed
+  bool cut = false;              // max_length took something away
+
+  int64_t size() const { return static_cast<int64_t>(tokens.size()); }
+  int64_t memory_bytes() const {
+    return static_cast<int64_t>(sizeof(Sample) + tokens.capacity() * 4 + trained.capacity());
+  }
+};
+
+struct DatasetOptions {
+  // Files, and folders (their .jsonl, .json and .txt files in the order of names).
+  std::vector<std::string> paths;
+  DatasetFormat format = DatasetFormat::kAuto;
+  // LLaMA-Factory's dataset_info.json: then a path may also be a name in it, and file and columns
+  // come from there.
+  std::string dataset_info;
+
+  int64_t max_length = 8192;  // tokens, cut on the right; 0 = no limit
+  TrainOn train_on = TrainOn::kAssistant;
+  std::string system_prompt;  // for conversations without a system message
+  RenderOptions render;
+  bool add_generation_prompt = false;  // to conversations that don't end with the assistant
+
+  int64_t vocab_limit =
+      0;  // an id at or above it is an error (rows of the embedding); 0 = no check
+  int64_t max_record_bytes = int64_t{16} << 20;
+  // Records are parsed once on opening if the files together are no larger than this, so that a bad
+  // line is found before anything else is done; larger sets are checked as they are read.
+  int64_t check_bytes = int64_t{64} << 20;
+  int threads = 0;  // for the check; 0 = all
+  // Gets one line of text; null: stderr.
+  std::function<void(const std::string&)> warn;
+};
+
+// Immutable after opening, but for counters; const methods may be called from many threads at once.
+class Dataset {
+ public:
+  // UserError, naming file, line (from 1), what was found and what was expected: a missing file, no
+  // records, a record that isn't what it should be, invalid UTF-8, a record over max_record_bytes.
+  static std::shared_ptr<const Dataset> open(TextModel text, DatasetOptions options);
+  ~Dataset();
+
+  int64_t size() const;
+  // Sample i. If text isn't null it gets the rendered text (whole, also if max_length cut the
+  // tokens; token lists are decoded). UserError as above, or if the file changed meanwhile.
+  Sample get(int64_t i, std::string* text = nullptr) const;
+  // The bytes of record i as they stand in the file.
+  std::string record(int64_t i) const;
+  // "file:line" of record i, for messages.
+  std::string location(int64_t i) const;
+
+  // UserError unless some sample has a trained token; looks no further than the first. Counts in
+  // this search are not part of the warning below.
+  void require_trainable() const;
+
+  // Counts a sample with nothing to train, once an index; call it for samples that are left out.
+  void note_untrainable(const Sample& sample) const;
+  // The one warning for them: how many, out of how many seen, and where the first is. Nothing if
+  // there were none or it was given already.
+  void warn_untrainable() const;
+  int64_t untrainable_seen() const;
+
+  const TextModel& text_model() const;
+  const DatasetOptions& options() const;
+  // Of the content of all files, the text model and every option that changes a sample.
+  uint64_t fingerprint() const;
+  int64_t memory_bytes() const;  // of the index
+  int64_t file_bytes() const;
+  // One line a file: path, records, format of its first record.
+  std::vector<std::string> describe() const;
+  void warn(const std::string& line) const;
+
+ private:
+  struct Impl;
+  explicit Dataset(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace hone::data
