@@ -1,0 +1,335 @@
+#include "io/loaded_model.h"
+
+#include <algorithm>
+#include <cstring>
+#include <set>
+
+#include <fmt/ranges.h>
+
+#include "backend/cpu/cpu.h"
+#include "io/files.h"
+#include "io/run_folder.h"
+
+namespace hone::io {
+namespace {
+
+Format format_of(DType t) {
+  switch (t) {
+    case DType::bf16:
+      return Format::bf16;
+    case DType::f64:
+      return Format::f64;
+    default:
+      return Format::f32;
+  }
+}
+
+Format format_from(FileType t) {
+  switch (t) {
+    case FileType::bf16:
+      return Format::bf16;
+    case FileType::f16:
+      return Format::f16;
+    case FileType::f64:
+      return Format::f64;
+    default:
+      return Format::f32;
+  }
+}
+
+// Formats that kernels of a dtype multiply by as they lie in the file.
+bool usable_as_is(DType run, FileType file, bool matrix) {
+  if (run == DType::bf16) return file == FileType::bf16;
+  if (run == DType::f32)
+    return file == FileType::f32 || file == FileType::bf16 || (matrix && file == FileType::f16);
+  return run == DType::f64 && file == FileType::f64;
+}
+
+std::string shape_text(const std::vector<int64_t>& shape) {
+  std::string s = "[";
+  for (size_t i = 0; i < shape.size(); ++i) s += (i ? ", " : "") + std::to_string(shape[i]);
+  return s + "]";
+}
+
+int thread_count(int asked) { return asked > 0 ? asked : available_threads(); }
+
+}  // namespace
+
+LoadedModel::LoadedModel(const LoadOptions& options)
+    : options_(options),
+      arena_(options.meta ? Arena::simulated(options.memory_limit)
+                          : Arena::real(options.memory_limit)),
+      pool_(options.meta ? 1 : thread_count(options.threads)) {
+  const models::ModelConfig config = models::load_model_config(options.folder);
+  for (const std::string& field : config.unknown_fields) {
+    if (options_.warn)
+      options_.warn(fmt::format("config.json: field \"{}\" is not known and has no effect", field));
+  }
+  dtype_ = options.dtype.value_or(config.dtype == DType::f16 ? DType::bf16 : config.dtype);
+  const cpu::Isa isa = dtype_ == DType::f64 ? cpu::Isa::reference : cpu::choose_isa();
+  device_ = {.table = cpu::kernel_table(isa),
+             .props = cpu::device_props(thread_count(options.threads)),
+             .arena = &arena_,
+             .pool = &pool_,
+             .meta = options.meta};
+  decoder_ = std::make_unique<models::Decoder>(config, params_, format_of(dtype_));
+  const bool has_weights = std::filesystem::exists(options.folder / "model.safetensors") ||
+                           std::filesystem::exists(options.folder / "model.safetensors.index.json");
+  if (!options.meta || has_weights) {
+    reader_ = CheckpointReader::open(options.folder);
+    check_names();
+  }
+}
+
+void LoadedModel::check_names() const {
+  std::set<std::string> known;
+  for (ParamId id = 0; id < params_.count(); ++id) {
+    const ParamSpec& spec = params_.spec(id);
+    known.insert(spec.name);
+    const TensorEntry* t = reader_->find(spec.name);
+    if (t == nullptr) {
+      user_error("weights",
+                 "{}: tensor \"{}\" that config.json ({}) asks for is missing; the download may be "
+                 "incomplete, or config.json "
+                 "belongs to another model",
+                 options_.folder.string(), spec.name, config_text());
+    }
+    if (t->shape != spec.shape) {
+      user_error("weights",
+                 "{}: tensor \"{}\" has shape {} but config.json says {}; config.json and weights "
+                 "don't belong together",
+                 options_.folder.string(), spec.name, shape_text(t->shape), shape_text(spec.shape));
+    }
+    if (!to_dtype(t->type) || file_type_size(t->type) < 2 || t->type == FileType::i64 ||
+        t->type == FileType::i32) {
+      user_error("weights", "{}: tensor \"{}\" has type {}; supported are F32, BF16, F16 and F64",
+                 options_.folder.string(), spec.name, file_type_name(t->type));
+    }
+  }
+  for (const std::string& name : reader_->names()) {
+    if (known.contains(name) || name.ends_with("rotary_emb.inv_freq")) continue;
+    if (name == "lm_head.weight" && decoder_->config().tie_word_embeddings) continue;
+    user_error("weights",
+               "{}: tensor \"{}\" is in the weights but config.json ({}) has no place for it; "
+               "config.json and weights don't "
+               "belong together",
+               options_.folder.string(), name, config_text());
+  }
+}
+
+std::string LoadedModel::config_text() const { return decoder_->config().architecture; }
+
+uint64_t LoadedModel::mapped_bytes() const {
+  uint64_t n = 0;
+  for (ParamId id = 0; id < params_.count(); ++id) {
+    if (!params_.owned(id)) n += params_.spec(id).bytes();
+  }
+  return n;
+}
+
+void LoadedModel::register_adapter(const AdapterConfig& config,
+                                   const std::vector<std::pair<nn::Linear*, int64_t>>& layers,
+                                   bool trainable) {
+  HONE_CHECK(!adapter_config_.has_value(), "one adapter at a time");
+  adapter_config_ = config;
+  for (const auto& [linear, rank] : layers) {
+    nn::add_lora(params_, *linear,
+                 {.rank = rank,
+                  .scale = static_cast<float>(config.scale_of(linear->path)),
+                  .dropout = static_cast<float>(config.dropout)});
+    if (!trainable) {
+      params_.set_trainable(linear->params.lora->a, false);
+      params_.set_trainable(linear->params.lora->b, false);
+    }
+    adapted_.push_back(linear);
+  }
+}
+
+std::vector<nn::Linear*> LoadedModel::add_adapter(const AdapterConfig& config) {
+  std::vector<std::pair<nn::Linear*, int64_t>> matched;
+  const std::vector<nn::Linear*> all = decoder_->linears();
+  for (nn::Linear* l : all) {
+    if (config.targets(l->path)) matched.emplace_back(l, config.rank_of(l->path));
+  }
+  // Each requested name must match something of its own.
+  for (const std::string& target : config.target_modules) {
+    AdapterConfig one = config;
+    one.target_modules = {target};
+    if (std::none_of(all.begin(), all.end(), [&](nn::Linear* l) { return one.targets(l->path); })) {
+      std::set<std::string> names;
+      for (const nn::Linear* l : all) names.insert(l->path.substr(l->path.rfind('.') + 1));
+      user_error("lora_target", "\"{}\" matches no linear layer of {}; the layers are: {}", target,
+                 config_text(), fmt::join(names, ", "));
+    }
+  }
+  if (matched.empty()) {
+    user_error(
+        "lora_target",
+        "\"{}\" matches no linear layer of {}; use all-linear or names such as q_proj,v_proj",
+        config.target_expression, config_text());
+  }
+  register_adapter(config, matched, true);
+  return adapted_;
+}
+
+std::vector<nn::Linear*> LoadedModel::load_adapter(const std::filesystem::path& folder,
+                                                   bool trainable) {
+  adapter_values_ = io::load_adapter(folder);
+  std::vector<std::pair<nn::Linear*, int64_t>> matched;
+  std::set<std::string> taken;
+  for (nn::Linear* l : decoder_->linears()) {
+    const auto& layers = adapter_values_->layers;
+    const auto it = std::find_if(layers.begin(), layers.end(),
+                                 [&](const AdapterLayer& a) { return a.module == l->path; });
+    if (it == layers.end()) {
+      if (adapter_values_->config.targets(l->path)) {
+        user_error(
+            "adapter",
+            "{}: adapter_config.json targets {} but adapter_model.safetensors holds nothing for it",
+            folder.string(), l->path);
+      }
+      continue;
+    }
+    if (it->in != l->in || it->out != l->out) {
+      user_error("adapter",
+                 "{}: the adapter of {} is for a layer [{}, {}], but the base model's is [{}, {}]; "
+                 "it was made for another model",
+                 folder.string(), l->path, it->out, it->in, l->out, l->in);
+    }
+    taken.insert(l->path);
+    matched.emplace_back(l, it->rank);
+  }
+  for (const AdapterLayer& a : adapter_values_->layers) {
+    if (!taken.contains(a.module)) {
+      user_error("adapter",
+                 "{}: the adapter has weights for \"{}\", which is not a linear layer of a block "
+                 "of {}; it was made for another "
+                 "model, or tunes a layer that is not supported",
+                 folder.string(), a.module, config_text());
+    }
+  }
+  register_adapter(adapter_values_->config, matched, trainable);
+  return adapted_;
+}
+
+void LoadedModel::load_parameter(ParamId id) {
+  const ParamSpec& spec = params_.spec(id);
+  if (options_.meta && !reader_) {
+    const FileType file = to_file_type(decoder_->config().dtype);
+    if (!spec.trainable && usable_as_is(dtype_, file, spec.shape.size() == 2)) {
+      params_.set_format(id, format_from(file));
+      params_.bind(id, nullptr);
+      return;
+    }
+    params_.own(id, arena_);
+    return;
+  }
+  const TensorEntry& t = reader_->at(spec.name);
+  if (!spec.trainable && usable_as_is(dtype_, t.type, spec.shape.size() == 2)) {
+    params_.set_format(id, format_from(t.type));
+    params_.bind(id, options_.meta ? nullptr : t.data);
+    return;
+  }
+  const Tensor value = params_.own(id, arena_);
+  if (options_.meta) return;
+  // In pieces, so that the fp32 copy in between stays small.
+  std::vector<float> piece(1 << 16);
+  const int64_t n = spec.numel();
+  for (int64_t first = 0; first < n; first += static_cast<int64_t>(piece.size())) {
+    const auto count =
+        static_cast<size_t>(std::min<int64_t>(n - first, static_cast<int64_t>(piece.size())));
+    read_as_float(t, first, {piece.data(), count});
+    for (size_t i = 0; i < count; ++i) {
+      const auto at = static_cast<size_t>(first) + i;
+      switch (value.dtype()) {
+        case DType::bf16:
+          value.view().as<bf16>()[at] = bf16(piece[i]);
+          break;
+        case DType::f64:
+          value.view().as<double>()[at] = piece[i];
+          break;
+        default:
+          value.view().as<float>()[at] = piece[i];
+          break;
+      }
+    }
+  }
+}
+
+void LoadedModel::load(uint64_t init_seed) {
+  if (!options_.meta) check_finite(*reader_, pool_);
+  for (ParamId id = 0; id < params_.count(); ++id) {
+    if (params_.spec(id).adapter) {
+      params_.own(id, arena_);
+    } else {
+      load_parameter(id);
+    }
+  }
+  if (options_.meta) return;
+  for (nn::Linear* l : adapted_) {
+    if (!adapter_values_) {
+      nn::init_lora(params_, *l, init_seed);
+      continue;
+    }
+    const auto& layers = adapter_values_->layers;
+    const auto it = std::find_if(layers.begin(), layers.end(),
+                                 [&](const AdapterLayer& a) { return a.module == l->path; });
+    const auto fill = [this](ParamId id, const std::vector<float>& from) {
+      const View v = params_.value(id).view();
+      for (size_t i = 0; i < from.size(); ++i) {
+        if (v.dtype == DType::f64) {
+          v.as<double>()[i] = from[i];
+        } else {
+          v.as<float>()[i] = from[i];
+        }
+      }
+    };
+    fill(l->params.lora->a, it->a);
+    fill(l->params.lora->b, it->b);
+  }
+  adapter_values_.reset();
+}
+
+Context LoadedModel::context() {
+  Context ctx;
+  ctx.device = &device_;
+  ctx.params = &params_;
+  ctx.dtype = dtype_;
+  return ctx;
+}
+
+void save_adapter(const std::filesystem::path& folder, LoadedModel& model) {
+  std::vector<AdapterLayerView> layers;
+  for (const nn::Linear* l : model.adapted()) {
+    const View a = model.params().value(l->params.lora->a).view();
+    const View b = model.params().value(l->params.lora->b).view();
+    HONE_CHECK(a.dtype == DType::f32, "adapters are saved from fp32");
+    layers.push_back({.module = l->path,
+                      .rank = a.shape[0],
+                      .in = l->in,
+                      .out = l->out,
+                      .a = a.as<float>(),
+                      .b = b.as<float>()});
+  }
+  save_adapter(folder, *model.adapter_config(), layers);
+}
+
+void save_model(const std::filesystem::path& folder, LoadedModel& model) {
+  std::vector<TensorDecl> decls;
+  ParamStore& params = model.params();
+  for (ParamId id = 0; id < params.count(); ++id) {
+    const ParamSpec& s = params.spec(id);
+    if (s.adapter) continue;
+    decls.push_back(
+        {.name = s.name, .type = to_file_type(format_dtype(s.format)), .shape = s.shape});
+  }
+  copy_model_files(model.folder(), folder);
+  ModelWriter writer(folder, decls);
+  for (const TensorDecl& d : decls) {
+    const View v = params.lease(params.find(d.name)).view();
+    writer.write(d.name, {static_cast<const std::byte*>(v.data), d.bytes()});
+  }
+  writer.finish();
+}
+
+}  // namespace hone::io

@@ -1,0 +1,83 @@
+// A model from a Hugging Face folder, ready to run: configuration, parameters, adapter, device.
+#pragma once
+
+#include <filesystem>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "exec/context.h"
+#include "io/peft.h"
+#include "io/safetensors.h"
+#include "models/decoder.h"
+
+namespace hone::io {
+
+struct LoadOptions {
+  std::filesystem::path folder;
+  std::optional<DType> dtype;  // of activations; null: the config's, fp16 becomes bf16
+  int threads = 0;             // 0: all
+  size_t memory_limit = 0;     // of the arena; 0: none
+  // Shapes only, on the target's kernel table: needs config.json; no weight is read, no memory taken.
+  bool meta = false;
+  std::function<void(const std::string&)> warn;  // one line of text; null: dropped
+};
+
+// Use: construct (reads config and headers, registers parameters); add adapters and set what is trainable; load(); run.
+class LoadedModel {
+ public:
+  explicit LoadedModel(const LoadOptions& options);
+  LoadedModel(const LoadedModel&) = delete;
+  LoadedModel& operator=(const LoadedModel&) = delete;
+
+  const models::ModelConfig& config() const { return decoder_->config(); }
+  models::Decoder& decoder() { return *decoder_; }
+  ParamStore& params() { return params_; }
+  Arena& arena() { return arena_; }
+  Device& device() { return device_; }
+  DType dtype() const { return dtype_; }
+  const std::filesystem::path& folder() const { return options_.folder; }
+  uint64_t mapped_bytes() const;  // of weights used from the mapped files
+
+  // A new adapter: every linear of the blocks that the config targets gets a pair, without values. UserError if a target matches nothing.
+  // Returns the layers matched.
+  std::vector<nn::Linear*> add_adapter(const AdapterConfig& config);
+  // An existing adapter of PEFT: registered, and its values kept until load(). trainable: its tensors train.
+  std::vector<nn::Linear*> load_adapter(const std::filesystem::path& folder, bool trainable);
+  const std::optional<AdapterConfig>& adapter_config() const { return adapter_config_; }
+  const std::vector<nn::Linear*>& adapted() const { return adapted_; }
+
+  // Binds or converts every parameter. Trainable base weights become copies in the arena, all else is used from the mapped file where
+  // its format allows. New adapters are initialised from init_seed. Checks all weights for NaN and infinity.
+  void load(uint64_t init_seed = 0);
+
+  // A context for inference on this model.
+  Context context();
+
+ private:
+  void register_adapter(const AdapterConfig& config, const std::vector<std::pair<nn::Linear*, int64_t>>& layers, bool trainable);
+  void check_names() const;
+  std::string config_text() const;
+  void load_parameter(ParamId id);
+
+  LoadOptions options_;
+  Arena arena_;
+  ThreadPool pool_;
+  Device device_;
+  DType dtype_ = DType::f32;
+  ParamStore params_;
+  std::unique_ptr<models::Decoder> decoder_;
+  std::optional<CheckpointReader> reader_;
+  std::optional<AdapterConfig> adapter_config_;
+  std::optional<Adapter> adapter_values_;
+  std::vector<nn::Linear*> adapted_;
+};
+
+// Writes the adapter as a PEFT folder.
+void save_adapter(const std::filesystem::path& folder, LoadedModel& model);
+// Writes all base weights as a Hugging Face folder in the run's dtype (fp32 runs: fp32), with the tokenizer and config of the base.
+void save_model(const std::filesystem::path& folder, LoadedModel& model);
+
+}  // namespace hone::io
