@@ -1,0 +1,133 @@
+// AVX-512 (F, BW, VL, DQ): 16 lanes of fp32. bf16 is rounded with integers: the hardware conversion
+// flushes denormals. gcc 12 warns of its own header's undefined vectors.
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#include <immintrin.h>
+
+#include "backend/cpu/rowops.h"
+
+#define HONE_LAMBDA __attribute__((always_inline))
+namespace hone::cpu {
+namespace {
+
+struct Vec {
+  using Reg = __m512;
+  static constexpr int kWidth = 16;
+  static constexpr bool kExact = false;
+  struct Part {
+    int n;
+    __mmask16 mask() const { return static_cast<__mmask16>((1u << n) - 1); }
+  };
+  template <class E>
+  static const E* ptr(const void* p, int64_t i) {
+    return static_cast<const E*>(p) + i;
+  }
+  static Reg widen(__m256i v) {
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(v), 16));
+  }
+  static __m256i narrow(Reg v) {
+    const __m512i u = _mm512_castps_si512(v);
+    const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(u, 16), _mm512_set1_epi32(1));
+    __m512i r = _mm512_add_epi32(_mm512_add_epi32(u, _mm512_set1_epi32(0x7fff)), odd);
+    const __mmask16 nan = _mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q);
+    r = _mm512_mask_or_epi32(r, nan, u, _mm512_set1_epi32(0x400000));
+    return _mm512_cvtepi32_epi16(_mm512_srli_epi32(r, 16));
+  }
+  static Reg load(F32, const void* p, int64_t i) { return _mm512_loadu_ps(ptr<float>(p, i)); }
+  static Reg load(F32, const void* p, int64_t i, Part part) {
+    return _mm512_maskz_loadu_ps(part.mask(), ptr<float>(p, i));
+  }
+  static Reg load(Bf16, const void* p, int64_t i) {
+    return widen(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(ptr<uint16_t>(p, i))));
+  }
+  static Reg load(Bf16, const void* p, int64_t i, Part part) {
+    return widen(_mm256_maskz_loadu_epi16(part.mask(), ptr<uint16_t>(p, i)));
+  }
+  static Reg load(F16, const void* p, int64_t i) {
+    return _mm512_cvtph_ps(
+        _mm256_loadu_si256(reinterpret_cast<const __m256i*>(ptr<uint16_t>(p, i))));
+  }
+  static Reg load(F16, const void* p, int64_t i, Part part) {
+    return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(part.mask(), ptr<uint16_t>(p, i)));
+  }
+  template <class Tag>
+  static Reg broadcast(Tag tag, const void* p, int64_t i) {
+    return _mm512_broadcastss_ps(_mm512_castps512_ps128(load(tag, p, i, Part{1})));
+  }
+  static void store(F32, void* p, int64_t i, Reg v) {
+    _mm512_storeu_ps(static_cast<float*>(p) + i, v);
+  }
+  static void store(F32, void* p, int64_t i, Reg v, Part part) {
+    _mm512_mask_storeu_ps(static_cast<float*>(p) + i, part.mask(), v);
+  }
+  static void store(Bf16, void* p, int64_t i, Reg v) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(static_cast<uint16_t*>(p) + i), narrow(v));
+  }
+  static void store(Bf16, void* p, int64_t i, Reg v, Part part) {
+    _mm256_mask_storeu_epi16(static_cast<uint16_t*>(p) + i, part.mask(), narrow(v));
+  }
+  static Reg set(double v) { return _mm512_set1_ps(static_cast<float>(v)); }
+  static Reg add(Reg a, Reg b) { return _mm512_add_ps(a, b); }
+  static Reg sub(Reg a, Reg b) { return _mm512_sub_ps(a, b); }
+  static Reg mul(Reg a, Reg b) { return _mm512_mul_ps(a, b); }
+  static Reg div(Reg a, Reg b) { return _mm512_div_ps(a, b); }
+  static Reg sqrt(Reg a) { return _mm512_sqrt_ps(a); }
+  static Reg fma(Reg a, Reg b, Reg c) { return _mm512_fmadd_ps(a, b, c); }
+  static Reg fnma(Reg a, Reg b, Reg c) { return _mm512_fnmadd_ps(a, b, c); }
+  static Reg max(Reg a, Reg b) { return _mm512_max_ps(a, b); }
+  static Reg min(Reg a, Reg b) { return _mm512_min_ps(a, b); }
+  static Reg round(Reg a) {
+    return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+  }
+  static Reg exp(Reg a) { return a; }  // only where kExact
+  static Reg keep(Reg a, Reg) { return a; }
+  static Reg keep(Reg a, Reg otherwise, Part part) {
+    return _mm512_mask_blend_ps(part.mask(), otherwise, a);
+  }
+  static Reg pow2(Reg n) {
+    const __m512i e = _mm512_add_epi32(_mm512_cvtps_epi32(n), _mm512_set1_epi32(127));
+    return _mm512_castsi512_ps(_mm512_slli_epi32(e, 23));
+  }
+  static double sum(Reg a) {
+    alignas(64) float v[16];
+    _mm512_store_ps(v, a);
+    for (int width = 8; width > 0; width /= 2) {
+      for (int i = 0; i < width; ++i) v[i] += v[i + width];
+    }
+    return static_cast<double>(v[0]);
+  }
+  static double max_lane(Reg a) {
+    alignas(64) float v[16];
+    _mm512_store_ps(v, a);
+    float m = v[0];
+    for (float e : v) m = e > m ? e : m;
+    return static_cast<double>(m);
+  }
+  static double sum_squares(const float* x, int64_t n) {
+    __m512d s[4] = {_mm512_setzero_pd(), _mm512_setzero_pd(), _mm512_setzero_pd(),
+                    _mm512_setzero_pd()};
+    int64_t i = 0;
+    for (; i + 32 <= n; i += 32) {
+      for (int j = 0; j < 4; ++j) {
+        const __m512d v = _mm512_cvtps_pd(_mm256_loadu_ps(x + i + 8 * j));
+        s[j] = _mm512_fmadd_pd(v, v, s[j]);
+      }
+    }
+    for (; i < n; i += 8) {
+      const int64_t left = n - i < 8 ? n - i : 8;
+      const __mmask8 mask = static_cast<__mmask8>((1u << left) - 1);
+      const __m512d v = _mm512_cvtps_pd(_mm256_maskz_loadu_ps(mask, x + i));
+      s[0] = _mm512_fmadd_pd(v, v, s[0]);
+    }
+    const __m512d all = _mm512_add_pd(_mm512_add_pd(s[0], s[1]), _mm512_add_pd(s[2], s[3]));
+    return _mm512_reduce_add_pd(all);
+  }
+};
+
+#include "backend/cpu/rowops.inc"
+
+}  // namespace
+
+extern const RowOps kRowOpsAvx512 = kOps;
+
+}  // namespace hone::cpu

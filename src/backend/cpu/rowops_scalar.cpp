@@ -1,0 +1,14 @@
+#include <bit>
+#include <cmath>
+
+#include "backend/cpu/rowops.h"
+
+#define HONE_LAMBDA
+namespace hone::cpu {
+namespace {
+#include "backend/cpu/rowops_vec_scalar.inc"
+using Vec = Lane<float>;
+#include "backend/cpu/rowops.inc"
+}  // namespace
+extern const RowOps kRowOpsScalar = kOps;
+}  // namespace hone::cpu
