@@ -3,10 +3,10 @@
 
 #include <cstdint>
 #include <filesystem>
-#include <map>
 #include <optional>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 namespace hone::io {
@@ -22,10 +22,11 @@ struct AdapterConfig {
   std::string target_expression;
   std::vector<std::string> exclude_modules;
   std::string exclude_expression;
-  std::vector<int64_t> layers_to_transform;     // empty: all
-  std::vector<std::string> layers_pattern;      // names of the block list, "layers"; empty: any
-  std::map<std::string, int64_t> rank_pattern;  // module suffix or expression -> rank
-  std::map<std::string, double> alpha_pattern;
+  std::vector<int64_t> layers_to_transform;  // empty: all
+  std::vector<std::string> layers_pattern;   // names of the block list, "layers"; empty: any
+  // Module suffix or expression -> value; the first that matches counts.
+  std::vector<std::pair<std::string, int64_t>> rank_pattern;
+  std::vector<std::pair<std::string, double>> alpha_pattern;
   std::string base_model_name_or_path;
   std::string revision;
   std::string task_type = "CAUSAL_LM";
