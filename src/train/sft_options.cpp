@@ -1,0 +1,225 @@
+#include "train/sft_options.h"
+
+#include <fnmatch.h>
+
+#include <cmath>
+#include <map>
+
+namespace hone::train {
+namespace {
+
+void positive(const char* flag, int64_t value) {
+  if (value < 1) user_error(flag, "{} is not a count; use 1 or more", value);
+}
+
+void not_negative(const char* flag, double value) {
+  if (!(value >= 0) || !std::isfinite(value)) user_error(flag, "{} is not usable; use 0 or a positive number", value);
+}
+
+std::string grouped(int64_t n) {
+  std::string s = std::to_string(n);
+  for (int i = static_cast<int>(s.size()) - 3; i > 0; i -= 3) s.insert(static_cast<size_t>(i), ",");
+  return s;
+}
+
+const char* existing_name(io::ExistingRun e) {
+  switch (e) {
+    case io::ExistingRun::refuse: return "refuse";
+    case io::ExistingRun::resume: return "resume";
+    case io::ExistingRun::overwrite: return "overwrite";
+  }
+  return "";
+}
+
+}  // namespace
+
+void check_options(const SftOptions& o) {
+  if (o.pretrained.empty()) user_error("pretrained", "no model folder was given; use --pretrained DIR");
+  if (o.dataset.empty()) user_error("dataset", "no data was given; use --dataset FILE");
+  positive("num_epochs", o.num_epochs);
+  positive("batch_size", o.batch_size);
+  positive("accumulation_steps", o.accumulation_steps);
+  if (o.max_length < 2) user_error("max_length", "{} leaves nothing to predict; use 2 or more", o.max_length);
+  if (o.max_steps < 0) user_error("max_steps", "{} is negative; use 0 for no limit", o.max_steps);
+  if (!(o.lr > 0) || !std::isfinite(o.lr)) user_error("lr", "{} is not a learning rate; use a positive number such as 2e-5", o.lr);
+  not_negative("weight_decay", o.weight_decay);
+  not_negative("grad_clip", o.grad_clip);
+  if (!(o.adam_beta1 >= 0 && o.adam_beta1 < 1)) user_error("adam_beta1", "{} is not in [0, 1)", o.adam_beta1);
+  if (!(o.adam_beta2 >= 0 && o.adam_beta2 < 1)) user_error("adam_beta2", "{} is not in [0, 1)", o.adam_beta2);
+  if (!(o.adam_eps > 0) || !std::isfinite(o.adam_eps)) user_error("adam_eps", "{} is not a positive number", o.adam_eps);
+  if (o.lora_rank < 0 || o.lora_rank > 4096) {
+    user_error("lora_rank", "{} is not usable; use 0 for full tuning or 1 to 4096", o.lora_rank);
+  }
+  if (o.lora_rank > 0 || !o.adapter.empty()) {
+    if (!(o.lora_dropout >= 0 && o.lora_dropout < 1)) user_error("lora_dropout", "{} is not in [0, 1)", o.lora_dropout);
+    if (!(o.lora_alpha > 0) || !std::isfinite(o.lora_alpha)) user_error("lora_alpha", "{} is not a positive number", o.lora_alpha);
+    if (!o.freeze.empty()) user_error("freeze", "with LoRA the base model is frozen anyway; leave --freeze out or use --lora_rank 0");
+  }
+  if (o.save_steps < 0) user_error("save_steps", "{} is negative; use 0 to save at the end only", o.save_steps);
+  if (o.save_total_limit < 0) user_error("save_total_limit", "{} is negative; use 0 to keep all", o.save_total_limit);
+  if (o.eval_steps < 0) user_error("eval_steps", "{} is negative; use 0 for the end of each epoch", o.eval_steps);
+  if (o.eval_steps > 0 && o.eval_dataset.empty()) user_error("eval_steps", "there is nothing to evaluate on; give --eval_dataset too");
+  if (o.micro_batch_tokens < 0) user_error("micro_batch_tokens", "{} is negative; use 0 to let hone choose", o.micro_batch_tokens);
+  if (o.threads < 0) user_error("threads", "{} is negative; use 0 for all", o.threads);
+  if (o.dtype == DType::f64) user_error("dtype", "fp64 is not for training; use bf16 or fp32");
+}
+
+io::AdapterConfig adapter_config(const SftOptions& o) {
+  io::AdapterConfig c;
+  c.r = o.lora_rank;
+  c.alpha = o.lora_alpha;
+  c.dropout = o.lora_dropout;
+  c.use_rslora = o.use_rslora;
+  if (o.lora_target.size() == 1 && (o.lora_target[0] == "all-linear" || o.lora_target[0].find_first_of("*()[]|\\+^$") != std::string::npos)) {
+    c.target_expression = o.lora_target[0];
+  } else {
+    c.target_modules = o.lora_target;
+  }
+  c.layers_to_transform = o.lora_layers;
+  c.base_model_name_or_path = o.pretrained;
+  return c;
+}
+
+nlohmann::json options_json(const SftOptions& o) {
+  nlohmann::json j;
+  j["command"] = "sft";
+  j["pretrained"] = o.pretrained;
+  j["adapter"] = o.adapter;
+  j["dtype"] = o.dtype ? std::string(dtype_name(*o.dtype)) : "auto";
+  j["dataset"] = o.dataset;
+  j["eval_dataset"] = o.eval_dataset;
+  j["dataset_format"] = std::string(data::dataset_format_name(o.dataset_format));
+  j["dataset_info"] = o.dataset_info;
+  j["conversation_template"] = o.conversation_template;
+  j["system_prompt"] = o.system_prompt;
+  j["train_on"] = o.train_on == TrainOn::kAssistant ? "assistant" : o.train_on == TrainOn::kLast ? "last" : "all";
+  j["max_length"] = o.max_length;
+  j["shuffle"] = o.shuffle;
+  j["lora_rank"] = o.lora_rank;
+  j["lora_alpha"] = o.lora_alpha;
+  j["lora_dropout"] = o.lora_dropout;
+  j["use_rslora"] = o.use_rslora;
+  j["lora_target"] = o.lora_target;
+  j["lora_layers"] = o.lora_layers;
+  j["freeze"] = o.freeze;
+  j["num_epochs"] = o.num_epochs;
+  j["max_steps"] = o.max_steps;
+  j["batch_size"] = o.batch_size;
+  j["accumulation_steps"] = o.accumulation_steps;
+  j["lr"] = o.lr;
+  j["lr_scheduler"] = o.lr_scheduler == optim::Schedule::cosine   ? "cosine"
+                      : o.lr_scheduler == optim::Schedule::linear ? "linear"
+                                                                  : "constant";
+  j["warmup_steps"] = o.warmup_steps;
+  j["weight_decay"] = o.weight_decay;
+  j["adam_beta1"] = o.adam_beta1;
+  j["adam_beta2"] = o.adam_beta2;
+  j["adam_eps"] = o.adam_eps;
+  std::vector<std::string> no_decay;
+  if (o.no_decay_norm) no_decay.push_back("norm");
+  if (o.no_decay_bias) no_decay.push_back("bias");
+  j["no_decay"] = no_decay;
+  j["grad_clip"] = o.grad_clip;
+  j["seed"] = o.seed;
+  j["on_nonfinite"] = o.on_nonfinite == OnNonFinite::stop ? "stop" : "skip";
+  j["grad_checkpoint"] = o.grad_checkpoint;
+  j["micro_batch_tokens"] = o.micro_batch_tokens;
+  j["memory"] = o.memory;
+  j["threads"] = o.threads;
+  j["save_dir"] = o.save_dir;
+  j["existing"] = existing_name(o.existing);
+  j["save_steps"] = o.save_steps;
+  j["save_total_limit"] = o.save_total_limit;
+  j["on_save_error"] = o.on_save_error == OnSaveError::stop ? "stop" : "continue";
+  j["tensorboard_dir"] = o.tensorboard_dir;
+  j["eval_steps"] = o.eval_steps;
+  j["eval_samples"] = o.eval_samples;
+  j["eval_max_new_tokens"] = o.eval_max_new_tokens;
+  return j;
+}
+
+void set_up_tuning(io::LoadedModel& model, const SftOptions& o) {
+  if (!o.adapter.empty()) {
+    model.load_adapter(o.adapter, /*trainable=*/true);
+    return;
+  }
+  if (o.lora_rank > 0) {
+    model.add_adapter(adapter_config(o));
+    return;
+  }
+  ParamStore& params = model.params();
+  std::vector<bool> used(o.freeze.size(), false);
+  for (ParamId id = 0; id < params.count(); ++id) {
+    bool frozen = false;
+    for (size_t i = 0; i < o.freeze.size(); ++i) {
+      if (fnmatch(o.freeze[i].c_str(), params.spec(id).name.c_str(), 0) != 0) continue;
+      frozen = true;
+      used[i] = true;
+    }
+    params.set_trainable(id, !frozen);
+  }
+  for (size_t i = 0; i < used.size(); ++i) {
+    if (!used[i]) {
+      user_error("freeze", "\"{}\" matches no parameter; patterns are of whole names, such as model.embed_tokens.* or model.layers.0.*",
+                 o.freeze[i]);
+    }
+  }
+  if (params.trainable().empty()) user_error("freeze", "everything is frozen: nothing is left to train");
+}
+
+std::vector<std::string> tuning_table(io::LoadedModel& model) {
+  ParamStore& params = model.params();
+  // Layers of equal name and shape share a row; numbers in names become *.
+  struct Row {
+    int64_t count = 0, each = 0;
+    std::string shape;
+  };
+  std::map<std::string, Row> rows;
+  std::vector<std::string> order;
+  int64_t trained = 0, total = 0;
+  for (ParamId id = 0; id < params.count(); ++id) {
+    const ParamSpec& s = params.spec(id);
+    total += s.numel();
+    if (!s.trainable) continue;
+    trained += s.numel();
+    std::string name = s.name;
+    if (name.starts_with("base_model.model.")) name = name.substr(17);
+    std::string key;
+    for (size_t i = 0; i < name.size();) {
+      const size_t dot = std::min(name.find('.', i), name.size());
+      const std::string part = name.substr(i, dot - i);
+      const bool number = !part.empty() && part.find_first_not_of("0123456789") == std::string::npos;
+      key += (key.empty() ? "" : ".") + (number ? std::string("*") : part);
+      i = dot + 1;
+    }
+    auto [it, fresh] = rows.try_emplace(key);
+    if (fresh) order.push_back(key);
+    it->second.count += 1;
+    it->second.each = s.numel();
+    it->second.shape = s.shape.size() == 2 ? fmt::format("{} x {}", s.shape[0], s.shape[1]) : fmt::format("{}", s.shape[0]);
+  }
+  std::vector<std::string> lines;
+  lines.push_back(fmt::format("{:<52} {:>7} {:>16} {:>15}", "trained", "tensors", "shape", "parameters"));
+  for (const std::string& key : order) {
+    const Row& r = rows[key];
+    lines.push_back(fmt::format("{:<52} {:>7} {:>16} {:>15}", key, r.count, r.shape, grouped(r.count * r.each)));
+  }
+  lines.push_back(fmt::format("trained {} of {} parameters ({:.3f}%)", grouped(trained), grouped(total),
+                              100.0 * static_cast<double>(trained) / static_cast<double>(total)));
+  return lines;
+}
+
+data::DatasetOptions dataset_options(const SftOptions& o, const std::vector<std::string>& paths, int64_t vocab_size) {
+  data::DatasetOptions d;
+  d.paths = paths;
+  d.format = o.dataset_format;
+  d.dataset_info = o.dataset_info;
+  d.max_length = o.max_length;
+  d.train_on = o.train_on;
+  d.system_prompt = o.system_prompt;
+  d.vocab_limit = vocab_size;
+  d.threads = o.threads;
+  return d;
+}
+
+}  // namespace hone::train
