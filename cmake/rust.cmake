@@ -1,11 +1,14 @@
 # The Rust side of text/: one static library behind a few C functions (rust/hf_text).
 find_program(CARGO cargo REQUIRED)
+# The rustc that came with that cargo, which need not be the first in PATH.
+get_filename_component(CARGO_FOLDER ${CARGO} DIRECTORY)
+find_program(RUSTC rustc HINTS ${CARGO_FOLDER} REQUIRED)
 set(HF_TEXT_DIR ${CMAKE_SOURCE_DIR}/rust/hf_text)
 set(HF_TEXT_LIB ${CMAKE_BINARY_DIR}/rust/release/libhf_text.a)
 file(GLOB_RECURSE HF_TEXT_SOURCES CONFIGURE_DEPENDS ${HF_TEXT_DIR}/src/*.rs)
 add_custom_command(
   OUTPUT ${HF_TEXT_LIB}
-  COMMAND ${CMAKE_COMMAND} -E env CARGO_TARGET_DIR=${CMAKE_BINARY_DIR}/rust
+  COMMAND ${CMAKE_COMMAND} -E env CARGO_TARGET_DIR=${CMAKE_BINARY_DIR}/rust RUSTC=${RUSTC}
           ${CARGO} build --release --locked --quiet --manifest-path ${HF_TEXT_DIR}/Cargo.toml
   DEPENDS ${HF_TEXT_SOURCES} ${HF_TEXT_DIR}/Cargo.toml ${HF_TEXT_DIR}/Cargo.lock
   COMMENT "cargo build hf_text"
