@@ -1,9 +1,283 @@
+// gemm and gemm_dw of the vector paths: cuts a call into groups, chunks of rows and panels of
+// columns for a GemmPath. None of these cuts changes a bit: an element is one chain over the depth
+// however it is cut.
+#include <algorithm>
+
 #include "backend/cpu/cpu.h"
 #include "backend/cpu/gemm_check.h"
+#include "backend/cpu/gemm_tile.h"
 
 namespace hone::cpu {
 
-Kernel<GemmDesc> gemm(Isa isa) { return gemm_plain(isa == Isa::reference); }
-Kernel<GemmDwDesc> gemm_dw(Isa isa) { return gemm_dw_plain(isa == Isa::reference); }
+extern const GemmPath kGemmAvx2, kGemmAvx512, kGemmAvx512Bf16, kGemmAmx;
+
+namespace {
+
+enum class Kind : uint8_t { words256, words512, pairs, tiles };
+
+int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
+
+Kind kind_of(Isa isa, GemmElem x) {
+  if (isa == Isa::avx2) return Kind::words256;
+  if (isa == Isa::avx512 || x == GemmElem::f32) return Kind::words512;
+  return isa == Isa::avx512bf16 ? Kind::pairs : Kind::tiles;
+}
+
+const GemmPath& path_of(Kind kind) {
+  switch (kind) {
+    case Kind::words256:
+      return kGemmAvx2;
+    case Kind::words512:
+      return kGemmAvx512;
+    case Kind::pairs:
+      return kGemmAvx512Bf16;
+    case Kind::tiles:
+      break;
+  }
+  return kGemmAmx;
+}
+
+// How a job is cut; sizes in bytes.
+struct Cut {
+  int64_t chunk_rows = 0;   // rows prepared together
+  int64_t cols = 0;         // of a panel
+  int64_t depth_block = 0;  // in the path's unit
+  int64_t row_unit = 0;     // cuts of rows fall on multiples of it
+  int64_t prepared = 0;     // of a chunk
+  int64_t panel = 0;        // scratch of one worker
+};
+
+Cut cut_of(const DeviceProps& props, Kind kind, const GemmJob& job) {
+  Cut c;
+  if (kind == Kind::tiles) {
+    const int64_t main = ceil_div(job.k, kGemmTileStep),
+                  second = ceil_div(3 * job.r, kGemmTileStep);
+    const int64_t total = main * (job.w.type == GemmElem::bf16 ? 1 : 2) + second;
+    constexpr int64_t step_bytes = 32 * kGemmTileStep * 2;
+    const int64_t budget = static_cast<int64_t>(props.l2_bytes) / 2;
+    c.chunk_rows = std::min<int64_t>(1024, round_up(job.t, kGemmTileRows));
+    c.row_unit = kGemmTileRows;
+    c.depth_block = std::clamp<int64_t>(total, 1, 160);
+    const int64_t subs = std::clamp<int64_t>(budget / (c.depth_block * step_bytes), 1, 8);
+    c.cols = 32 * std::min(subs, ceil_div(job.n, 32));
+    c.prepared = c.chunk_rows / kGemmTileRows * (main + second) * step_bytes;
+    const bool in_memory = total > c.depth_block || (job.alpha != 1 && job.r > 0);
+    c.panel = c.cols / 32 * c.depth_block * step_bytes +
+              (in_memory ? c.chunk_rows * c.cols : 32 * 32) * 4;
+    return c;
+  }
+  c.chunk_rows = std::min<int64_t>(504, round_up(job.t, kGemmWordsRows));
+  c.row_unit = kGemmWordsRows;
+  c.depth_block = kGemmWordsDepth;
+  c.cols = kind == Kind::words256 ? kGemmWordsCols256 : kGemmWordsCols512;
+  if (kind == Kind::pairs) {
+    const bool in_place = !job.x_by_depth && job.k % 2 == 0;
+    c.prepared = c.chunk_rows * 4 * ((in_place ? 0 : ceil_div(job.k, 2)) + 2 * ceil_div(job.r, 2));
+  } else {
+    c.prepared = job.x.type == GemmElem::bf16 ? c.chunk_rows * job.k * 4 : 0;
+  }
+  c.prepared = round_up(c.prepared, 64);
+  c.panel = (kGemmWordsDepth + c.chunk_rows) * c.cols * 4;
+  return c;
+}
+
+size_t scratch_of(const DeviceProps& props, Kind kind, const GemmJob& job) {
+  const Cut c = cut_of(props, kind, job);
+  return static_cast<size_t>(c.prepared + c.panel * props.threads);
+}
+
+void run_job(const KernelCtx& ctx, Kind kind, const GemmJob& job, const Cut& c) {
+  const GemmPath& path = path_of(kind);
+  char* panels = static_cast<char*>(ctx.scratch) + c.prepared;
+  for (int64_t begin = 0; begin < job.t; begin += c.chunk_rows) {
+    const GemmChunk chunk = {begin, std::min(c.chunk_rows, job.t - begin), ctx.scratch};
+    if (c.prepared > 0) {
+      const int64_t unit = round_up(32, c.row_unit);
+      ctx.pool->run(ceil_div(chunk.rows, unit), [&](int64_t task, int) {
+        path.prepare(&job, &chunk, begin + task * unit, std::min(unit, chunk.rows - task * unit));
+      });
+    }
+    const int64_t col_tasks = ceil_div(job.n, c.cols);
+    int64_t rows = chunk.rows;
+    if (col_tasks < 4 * ctx.pool->size()) rows = std::min(rows, round_up(256, c.row_unit));
+    const int64_t row_tasks = ceil_div(chunk.rows, rows);
+    ctx.pool->run(col_tasks * row_tasks, [&](int64_t task, int worker) {
+      const int64_t t = task % row_tasks * rows, n = task / row_tasks * c.cols;
+      path.panel(&job, &chunk, begin + t, std::min(rows, chunk.rows - t), n,
+                 std::min(c.cols, job.n - n), c.depth_block, panels + c.panel * worker);
+    });
+  }
+}
+
+GemmElem elem(DType t) { return t == DType::f32 ? GemmElem::f32 : GemmElem::bf16; }
+GemmElem elem(Format f) {
+  return f == Format::f32 ? GemmElem::f32 : f == Format::bf16 ? GemmElem::bf16 : GemmElem::f16;
+}
+
+GemmMatrix rows_of(const View& v, int64_t begin, int64_t end) {
+  if (v.none()) return {};
+  const int64_t size = static_cast<int64_t>(dtype_size(v.dtype)), stride = v.stride[0] * size;
+  return {static_cast<const char*>(v.data) + begin * stride, end - begin, v.shape[1], stride,
+          elem(v.dtype)};
+}
+
+GemmMatrix matrix(const WeightView& w) {
+  return {w.data, w.rows, w.cols, w.stride_bytes, elem(w.format)};
+}
+
+GemmJob job_of(const GemmDesc& d, int group, int64_t begin, int64_t end) {
+  GemmJob job = {};
+  job.x = rows_of(d.x, begin, end);
+  job.w = matrix(d.weights[group]);
+  job.x2 = rows_of(d.x2, begin, end);
+  if (d.weights2) job.w2 = matrix(d.weights2[group]);
+  if (!d.bias.none()) job.bias = {d.bias.data, 1, gemm_n(d), 0, elem(d.bias.dtype)};
+  job.add = rows_of(d.add, begin, end);
+  job.y = rows_of(d.y, begin, end);
+  job.t = end - begin;
+  job.n = gemm_n(d);
+  job.k = gemm_k(d);
+  job.r = gemm_rank(d);
+  job.alpha = d.alpha;
+  job.w_by_depth = d.op == GemmOp::nn;
+  return job;
+}
+
+// dw[n, k] = alpha * sum_t dy[t, n] x[t, k] + dw: rows of dw are the rows, t the depth.
+GemmJob job_of(const GemmDwDesc& d, int group, int64_t begin, int64_t end) {
+  GemmJob job = {};
+  job.x = rows_of(d.dy, begin, end);
+  job.w = rows_of(d.x, begin, end);
+  job.y = job.add = rows_of(d.dw[group], 0, d.dw[group].shape[0]);
+  job.t = d.dy.shape[1];
+  job.n = d.x.shape[1];
+  job.k = end - begin;
+  job.alpha = d.alpha;
+  job.x_by_depth = job.w_by_depth = true;
+  return job;
+}
+
+template <class Desc>
+int64_t rows_total(const Desc& d) {
+  return d.x.shape[0];
+}
+
+// Calls fn(job) for each group with rows.
+template <class Desc, class Fn>
+void for_groups(const Desc& d, Fn fn) {
+  for (int g = 0; g < d.groups; ++g) {
+    const int64_t begin = gemm_rows_begin(d.row_offsets, g);
+    const int64_t end = gemm_rows_end(d.row_offsets, g, rows_total(d));
+    if (begin < end) fn(job_of(d, g, begin, end));
+  }
+}
+
+template <Isa isa, class Desc>
+size_t scratch(const DeviceProps& props, const Desc& d) {
+  size_t most = 0;
+  for_groups(d, [&](const GemmJob& job) {
+    most = std::max(most, scratch_of(props, kind_of(isa, job.x.type), job));
+  });
+  return most;
+}
+
+template <Isa isa>
+Status run_gemm(const KernelCtx& ctx, const GemmDesc& d) {
+  if (Status s = check_gemm(d, false); !s.ok()) return s;
+  if (ctx.pool->size() > ctx.props->threads) return {"gemm: more threads than planned"};
+  if (ctx.scratch_bytes < scratch<isa>(*ctx.props, d)) return {"gemm: scratch too small"};
+  for_groups(d, [&](const GemmJob& job) {
+    const Kind kind = kind_of(isa, job.x.type);
+    run_job(ctx, kind, job, cut_of(*ctx.props, kind, job));
+  });
+  return {};
+}
+
+// dbias += column sums of dy, in order.
+void add_column_sums(const KernelCtx& ctx, const View& dy, const View& dbias) {
+  constexpr int64_t kCols = 64;
+  const int64_t n_total = dy.shape[1];
+  ctx.pool->run(ceil_div(n_total, kCols), [&](int64_t task, int) {
+    const int64_t n0 = task * kCols, cols = std::min(kCols, n_total - n0);
+    float sum[kCols] = {};
+    for (int64_t t = 0; t < dy.shape[0]; ++t) {
+      const char* row = static_cast<const char*>(dy.data) +
+                        (t * dy.stride[0] + n0) * static_cast<int64_t>(dtype_size(dy.dtype));
+      if (dy.dtype == DType::bf16) {
+        uint16_t bits[kCols] = {};
+        __builtin_memcpy(bits, row, static_cast<size_t>(cols) * 2);
+        for (int64_t n = 0; n < kCols; ++n)
+          sum[n] += std::bit_cast<float>(static_cast<uint32_t>(bits[n]) << 16);
+      } else {
+        float values[kCols] = {};
+        __builtin_memcpy(values, row, static_cast<size_t>(cols) * 4);
+        for (int64_t n = 0; n < kCols; ++n) sum[n] += values[n];
+      }
+    }
+    for (int64_t n = 0; n < cols; ++n) dbias.as<float>()[(n0 + n)] += sum[n];
+  });
+}
+
+template <Isa isa>
+Status run_gemm_dw(const KernelCtx& ctx, const GemmDwDesc& d) {
+  if (Status s = check_gemm_dw(d, false); !s.ok()) return s;
+  if (ctx.pool->size() > ctx.props->threads) return {"gemm_dw: more threads than planned"};
+  if (ctx.scratch_bytes < scratch<isa>(*ctx.props, d)) return {"gemm_dw: scratch too small"};
+  for_groups(d, [&](const GemmJob& job) {
+    const Kind kind = kind_of(isa, job.x.type);
+    run_job(ctx, kind, job, cut_of(*ctx.props, kind, job));
+  });
+  if (!d.dbias.none()) add_column_sums(ctx, d.dy, d.dbias);
+  return {};
+}
+
+template <Isa isa>
+Kernel<GemmDesc> vector_gemm() {
+  return {.run = run_gemm<isa>,
+          .scratch_bytes = scratch<isa, GemmDesc>,
+          .cost = gemm_cost,
+          .row_exact = true};
+}
+
+template <Isa isa>
+Kernel<GemmDwDesc> vector_gemm_dw() {
+  return {.run = run_gemm_dw<isa>,
+          .scratch_bytes = scratch<isa, GemmDwDesc>,
+          .cost = gemm_dw_cost,
+          .row_exact = false};
+}
+
+}  // namespace
+
+Kernel<GemmDesc> gemm(Isa isa) {
+  switch (isa) {
+    case Isa::avx2:
+      return vector_gemm<Isa::avx2>();
+    case Isa::avx512:
+      return vector_gemm<Isa::avx512>();
+    case Isa::avx512bf16:
+      return vector_gemm<Isa::avx512bf16>();
+    case Isa::amx:
+      return vector_gemm<Isa::amx>();
+    default:
+      return gemm_plain(isa == Isa::reference);
+  }
+}
+
+Kernel<GemmDwDesc> gemm_dw(Isa isa) {
+  switch (isa) {
+    case Isa::avx2:
+      return vector_gemm_dw<Isa::avx2>();
+    case Isa::avx512:
+      return vector_gemm_dw<Isa::avx512>();
+    case Isa::avx512bf16:
+      return vector_gemm_dw<Isa::avx512bf16>();
+    case Isa::amx:
+      return vector_gemm_dw<Isa::amx>();
+    default:
+      return gemm_dw_plain(isa == Isa::reference);
+  }
+}
 
 }  // namespace hone::cpu

@@ -1,0 +1,19 @@
+// gcc 12 takes the undefined operands of its own intrinsics for our mistakes
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#include <immintrin.h>
+
+#include "backend/cpu/gemm_tile.h"
+
+namespace hone::cpu {
+namespace {
+#include "backend/cpu/gemm_vec.inl"
+//
+#include "backend/cpu/gemm_f32.inl"
+//
+#include "backend/cpu/gemm_words.inl"
+}  // namespace
+
+extern const GemmPath kGemmAvx512;
+const GemmPath kGemmAvx512 = {prepare, panel};
+
+}  // namespace hone::cpu

@@ -1,0 +1,91 @@
+// gcc 12 takes the undefined operands of its own intrinsics for our mistakes
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#include <immintrin.h>
+
+#include "backend/cpu/gemm_tile.h"
+
+namespace hone::cpu {
+namespace {
+#include "backend/cpu/gemm_vec.inl"
+//
+#include "backend/cpu/gemm_pairs.inl"
+
+inline Vec multiply_add(Vec a, Vec b, Vec c) {
+  return _mm512_dpbf16_ps(c, reinterpret_cast<__m512bh>(a), reinterpret_cast<__m512bh>(b));
+}
+
+int64_t pairs(int64_t n) { return (n + 1) / 2; }
+
+// x is read in place where its pairs lie there.
+bool in_place(const GemmJob& job) { return !job.x_by_depth && job.k % 2 == 0; }
+
+// Prepared: x as [rows][pairs], or [pairs][rows] if it lies by depth, unless it is read in place;
+// then the two parts of x2, [rows][pairs] each.
+struct Layout {
+  char *main, *high, *low;
+};
+Layout layout(const GemmJob& job, const GemmChunk& chunk) {
+  char* base = static_cast<char*>(chunk.prepared);
+  char* high = base + (in_place(job) ? 0 : chunk.rows * pairs(job.k) * 4);
+  return {base, high, high + chunk.rows * pairs(job.r) * 4};
+}
+
+void prepare(const GemmJob* job, const GemmChunk* chunk, int64_t t0, int64_t rows) {
+  const Layout to = layout(*job, *chunk);
+  const int64_t t = t0 - chunk->begin;
+  const auto store_some = [](char* out, Vec v, int64_t words) {
+    _mm512_mask_storeu_epi32(out, static_cast<__mmask16>((1u << words) - 1),
+                             _mm512_castps_si512(v));
+  };
+  const auto copy_rows = [&](const GemmMatrix& x, int part, char* out) {
+    const int64_t words = pairs(x.cols);
+    for (int64_t i = 0; i < rows; ++i) {
+      for (int64_t d = 0; d < words; d += 16) {
+        const int64_t some = min_of<int64_t>(16, words - d);
+        store_some(out + ((t + i) * words + d) * 4, row_words(x, part, t0 + i, d, some), some);
+      }
+    }
+  };
+  if (job->x_by_depth) {
+    for (int64_t d = 0; d < pairs(job->k); ++d) {
+      for (int64_t i = 0; i < rows; i += 16) {
+        const int64_t some = min_of<int64_t>(16, rows - i);
+        store_some(to.main + (d * chunk->rows + t + i) * 4,
+                   column_words(job->x, 0, d, t0 + i, some), some);
+      }
+    }
+  } else if (!in_place(*job)) {
+    copy_rows(job->x, 0, to.main);
+  }
+  if (job->r > 0) {
+    copy_rows(job->x2, 0, to.high);
+    copy_rows(job->x2, 1, to.low);
+  }
+}
+
+int list_pieces(const GemmJob& job, const GemmChunk& chunk, int64_t t0, Piece* out) {
+  const Layout from = layout(job, chunk);
+  const int64_t t = t0 - chunk.begin, k = pairs(job.k), r = pairs(job.r);
+  Broadcast x = {from.main + t * k * 4, k * 4, 4};
+  if (in_place(job)) x = {at(job.x, t0, 0), job.x.stride, 4};
+  if (job.x_by_depth) x = {from.main + t * 4, 4, chunk.rows * 4};
+  int n = 0;
+  out[n++] = {x, &job.w, 0, k, false};
+  if (job.w.type != GemmElem::bf16) out[n++] = {x, &job.w, 1, k, false};
+  if (job.r > 0) {
+    const Broadcast high = {from.high + t * r * 4, r * 4, 4},
+                    low = {from.low + t * r * 4, r * 4, 4};
+    out[n++] = {high, &job.w2, 0, r, true};
+    out[n++] = {low, &job.w2, 0, r, true};
+    out[n++] = {high, &job.w2, 1, r, true};
+  }
+  return n;
+}
+
+#include "backend/cpu/gemm_words.inl"
+}  // namespace
+
+extern const GemmPath kGemmAvx512Bf16;
+const GemmPath kGemmAvx512Bf16 = {prepare, panel};
+
+}  // namespace hone::cpu

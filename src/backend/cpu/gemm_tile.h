@@ -1,0 +1,57 @@
+// What gemm's driver hands to an instruction path: plain data only, because files compiled with -m
+// flags include this.
+#pragma once
+
+#include <cstdint>
+
+namespace hone::cpu {
+
+enum class GemmElem : uint8_t { f32, bf16, f16 };
+
+// rows x cols elements, rows stride bytes apart. data null: none.
+struct GemmMatrix {
+  const void* data;
+  int64_t rows, cols, stride;
+  GemmElem type;
+};
+
+// y[t, n] = round(alpha * sum_k x[t, k] w(k, n) + sum_r x2[t, r] w2(r, n) + bias[n] + add[t, n]),
+// one group of a call.
+struct GemmJob {
+  GemmMatrix x;       // [t, k]; x_by_depth: [k, t]
+  GemmMatrix w;       // [n, k]; w_by_depth: [k, n]
+  GemmMatrix x2, w2;  // [t, r] f32, [n, r] or [r, n] f32
+  GemmMatrix bias;    // [1, n]
+  GemmMatrix add;     // [t, n]
+  GemmMatrix y;       // [t, n], written
+  int64_t t, n, k, r;
+  float alpha;
+  bool x_by_depth, w_by_depth;
+};
+
+// Rows [chunk, chunk + chunk_rows) of x that are prepared together, at prepared (layout private to
+// the path).
+struct GemmChunk {
+  int64_t begin, rows;
+  void* prepared;
+};
+
+// One instruction path. prepare fills the rows [t0, t0 + rows) of a chunk; panel computes y[t0..,
+// n0..).
+struct GemmPath {
+  void (*prepare)(const GemmJob* job, const GemmChunk* chunk, int64_t t0, int64_t rows);
+  void (*panel)(const GemmJob* job, const GemmChunk* chunk, int64_t t0, int64_t rows, int64_t n0,
+                int64_t cols, int64_t depth_block, void* scratch);
+};
+
+// Words paths (gemm_words.inl): x and w as 32-bit words along the depth: one fp32 (f32 paths) or a
+// pair of bf16.
+constexpr int64_t kGemmWordsRows = 6;      // rows of a register tile
+constexpr int64_t kGemmWordsDepth = 160;   // words of a packed block of w: it stays in L1
+constexpr int64_t kGemmWordsCols512 = 64;  // columns of a register tile
+constexpr int64_t kGemmWordsCols256 = 16;
+// Tiles (gemm_amx.cpp): 32 x 32 blocks of y, steps of 32 along the depth.
+constexpr int64_t kGemmTileRows = 32;
+constexpr int64_t kGemmTileStep = 32;
+
+}  // namespace hone::cpu

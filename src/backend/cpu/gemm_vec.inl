@@ -1,0 +1,201 @@
+// Vectors of fp32 and what every vector path of gemm does with them: expand, transpose, finish.
+// Included inside an anonymous namespace of a file compiled for one instruction set.
+
+#if defined(__AVX512F__)
+constexpr int kLanes = 16, kVecs = 4;
+using Vec = __m512;
+inline Vec load(const float* p) { return _mm512_loadu_ps(p); }
+inline void store(float* p, Vec v) { _mm512_storeu_ps(p, v); }
+inline Vec zero() { return _mm512_setzero_ps(); }
+inline Vec splat(float f) { return _mm512_set1_ps(f); }
+inline Vec splat_word(const char* p) {
+  float f;
+  __builtin_memcpy(&f, p, 4);
+  return _mm512_set1_ps(f);
+}
+inline Vec fma(Vec a, Vec b, Vec c) { return _mm512_fmadd_ps(a, b, c); }
+inline Vec mul(Vec a, Vec b) { return _mm512_mul_ps(a, b); }
+inline Vec plus(Vec a, Vec b) { return _mm512_add_ps(a, b); }
+inline Vec expand_bf16(const void* p) {
+  return _mm512_castsi512_ps(_mm512_slli_epi32(
+      _mm512_cvtepu16_epi32(_mm256_loadu_si256(static_cast<const __m256i*>(p))), 16));
+}
+inline Vec expand_f16(const void* p) {
+  return _mm512_cvtph_ps(_mm256_loadu_si256(static_cast<const __m256i*>(p)));
+}
+inline void store_bf16(void* p, Vec v) {
+  const __m512i u = _mm512_castps_si512(v);
+  const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(u, 16), _mm512_set1_epi32(1));
+  const __m512i rounded =
+      _mm512_srli_epi32(_mm512_add_epi32(u, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff))), 16);
+  const __m512i quiet = _mm512_or_si512(_mm512_srli_epi32(u, 16), _mm512_set1_epi32(0x40));
+  const __mmask16 nan = _mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q);
+  _mm256_storeu_si256(static_cast<__m256i*>(p),
+                      _mm512_cvtepi32_epi16(_mm512_mask_mov_epi32(rounded, nan, quiet)));
+}
+// out row i (out_stride floats apart) becomes column i of the 16 x 16 words at in.
+inline void transpose(Vec (&r)[16], float* out, int64_t out_stride) {
+  __m512i a[16], b[16];
+  for (int i = 0; i < 16; ++i) a[i] = _mm512_castps_si512(r[i]);
+  for (int i = 0; i < 16; i += 2) {
+    b[i] = _mm512_unpacklo_epi32(a[i], a[i + 1]);
+    b[i + 1] = _mm512_unpackhi_epi32(a[i], a[i + 1]);
+  }
+  for (int i = 0; i < 16; i += 4) {
+    a[i] = _mm512_unpacklo_epi64(b[i], b[i + 2]);
+    a[i + 1] = _mm512_unpackhi_epi64(b[i], b[i + 2]);
+    a[i + 2] = _mm512_unpacklo_epi64(b[i + 1], b[i + 3]);
+    a[i + 3] = _mm512_unpackhi_epi64(b[i + 1], b[i + 3]);
+  }
+  for (int i = 0; i < 4; ++i) {
+    b[i] = _mm512_shuffle_i32x4(a[i], a[i + 4], 0x88);
+    b[i + 4] = _mm512_shuffle_i32x4(a[i], a[i + 4], 0xdd);
+    b[i + 8] = _mm512_shuffle_i32x4(a[i + 8], a[i + 12], 0x88);
+    b[i + 12] = _mm512_shuffle_i32x4(a[i + 8], a[i + 12], 0xdd);
+  }
+  for (int i = 0; i < 8; ++i) {
+    const __m512i low = _mm512_shuffle_i32x4(b[i], b[i + 8], 0x88);
+    const __m512i high = _mm512_shuffle_i32x4(b[i], b[i + 8], 0xdd);
+    // b[i] holds lanes 0 and 2 (i < 4) or 1 and 3 of the four row groups
+    _mm512_storeu_si512(out + i * out_stride, low);
+    _mm512_storeu_si512(out + (i + 8) * out_stride, high);
+  }
+}
+#else
+constexpr int kLanes = 8, kVecs = 2;
+using Vec = __m256;
+inline Vec load(const float* p) { return _mm256_loadu_ps(p); }
+inline void store(float* p, Vec v) { _mm256_storeu_ps(p, v); }
+inline Vec zero() { return _mm256_setzero_ps(); }
+inline Vec splat(float f) { return _mm256_set1_ps(f); }
+inline Vec splat_word(const char* p) {
+  float f;
+  __builtin_memcpy(&f, p, 4);
+  return _mm256_set1_ps(f);
+}
+inline Vec fma(Vec a, Vec b, Vec c) { return _mm256_fmadd_ps(a, b, c); }
+inline Vec mul(Vec a, Vec b) { return _mm256_mul_ps(a, b); }
+inline Vec plus(Vec a, Vec b) { return _mm256_add_ps(a, b); }
+inline Vec expand_bf16(const void* p) {
+  return _mm256_castsi256_ps(_mm256_slli_epi32(
+      _mm256_cvtepu16_epi32(_mm_loadu_si128(static_cast<const __m128i*>(p))), 16));
+}
+inline Vec expand_f16(const void* p) {
+  return _mm256_cvtph_ps(_mm_loadu_si128(static_cast<const __m128i*>(p)));
+}
+inline void store_bf16(void* p, Vec v) {
+  const __m256i u = _mm256_castps_si256(v);
+  const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(u, 16), _mm256_set1_epi32(1));
+  const __m256i rounded =
+      _mm256_srli_epi32(_mm256_add_epi32(u, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff))), 16);
+  const __m256i quiet = _mm256_or_si256(_mm256_srli_epi32(u, 16), _mm256_set1_epi32(0x40));
+  const __m256i nan = _mm256_castps_si256(_mm256_cmp_ps(v, v, _CMP_UNORD_Q));
+  const __m256i words = _mm256_blendv_epi8(rounded, quiet, nan);
+  _mm_storeu_si128(static_cast<__m128i*>(p), _mm_packus_epi32(_mm256_castsi256_si128(words),
+                                                              _mm256_extracti128_si256(words, 1)));
+}
+inline void transpose(Vec (&r)[8], float* out, int64_t out_stride) {
+  Vec a[8], b[8];
+  for (int i = 0; i < 8; i += 2) {
+    a[i] = _mm256_unpacklo_ps(r[i], r[i + 1]);
+    a[i + 1] = _mm256_unpackhi_ps(r[i], r[i + 1]);
+  }
+  for (int i = 0; i < 8; i += 4) {
+    b[i] = _mm256_shuffle_ps(a[i], a[i + 2], 0x44);
+    b[i + 1] = _mm256_shuffle_ps(a[i], a[i + 2], 0xee);
+    b[i + 2] = _mm256_shuffle_ps(a[i + 1], a[i + 3], 0x44);
+    b[i + 3] = _mm256_shuffle_ps(a[i + 1], a[i + 3], 0xee);
+  }
+  for (int i = 0; i < 4; ++i) {
+    store(out + i * out_stride, _mm256_permute2f128_ps(b[i], b[i + 4], 0x20));
+    store(out + (i + 4) * out_stride, _mm256_permute2f128_ps(b[i], b[i + 4], 0x31));
+  }
+}
+#endif
+
+template <class T>
+T min_of(T a, T b) {
+  return a < b ? a : b;
+}
+int64_t elem_bytes(GemmElem e) { return e == GemmElem::f32 ? 4 : 2; }
+const char* at(const GemmMatrix& m, int64_t row, int64_t col) {
+  return static_cast<const char*>(m.data) + row * m.stride + col * elem_bytes(m.type);
+}
+
+float scalar(GemmElem type, const char* p) {
+  if (type == GemmElem::f32) {
+    float f;
+    __builtin_memcpy(&f, p, 4);
+    return f;
+  }
+  uint16_t h;
+  __builtin_memcpy(&h, p, 2);
+  if (type == GemmElem::f16) return _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(h)));
+  const uint32_t u = static_cast<uint32_t>(h) << 16;
+  float f;
+  __builtin_memcpy(&f, &u, 4);
+  return f;
+}
+
+Vec expand(GemmElem type, const char* p) {
+  if (type == GemmElem::f32) return load(reinterpret_cast<const float*>(p));
+  return type == GemmElem::bf16 ? expand_bf16(p) : expand_f16(p);
+}
+
+// count <= kLanes elements, zeros behind them.
+Vec expand_some(GemmElem type, const char* p, int64_t count) {
+  if (count >= kLanes) return expand(type, p);
+  float f[kLanes] = {};
+  for (int64_t i = 0; i < count; ++i) f[i] = scalar(type, p + i * elem_bytes(type));
+  return load(f);
+}
+
+[[maybe_unused]] uint16_t round_bf16(float f) {
+  uint32_t u;
+  __builtin_memcpy(&u, &f, 4);
+  if ((u & 0x7fffffffu) > 0x7f800000u) return static_cast<uint16_t>((u >> 16) | 0x40);
+  return static_cast<uint16_t>((u + 0x7fffu + ((u >> 16) & 1)) >> 16);
+}
+
+// y[t0.., n0..) from c[rows][ldc]: alpha (where not applied before), bias, add, one rounding.
+void finish(const GemmJob& job, const float* c, int64_t ldc, int64_t t0, int64_t rows, int64_t n0,
+            int64_t cols) {
+  const bool scale = job.alpha != 1 && job.r == 0;
+  for (int64_t n = 0; n < cols; n += kLanes) {
+    const int64_t count = min_of<int64_t>(kLanes, cols - n);
+    const Vec bias =
+        job.bias.data ? expand_some(job.bias.type, at(job.bias, 0, n0 + n), count) : zero();
+    for (int64_t t = 0; t < rows; ++t) {
+      Vec v = load(c + t * ldc + n);
+      if (scale) v = mul(v, splat(job.alpha));
+      if (job.bias.data) v = plus(v, bias);
+      if (job.add.data) v = plus(v, expand_some(job.add.type, at(job.add, t0 + t, n0 + n), count));
+      char* y = const_cast<char*>(at(job.y, t0 + t, n0 + n));
+      if (job.y.type == GemmElem::f32) {
+        float line[kLanes];
+        store(count == kLanes ? reinterpret_cast<float*>(y) : line, v);
+        if (count < kLanes) __builtin_memcpy(y, line, static_cast<size_t>(count) * 4);
+      } else {
+        uint16_t line[kLanes];
+        store_bf16(count == kLanes ? static_cast<void*>(y) : line, v);
+        if (count < kLanes) __builtin_memcpy(y, line, static_cast<size_t>(count) * 2);
+      }
+    }
+  }
+}
+
+// The operand a register tile broadcasts from: word (row, depth) at data + row * row_bytes + depth
+// * depth_bytes.
+struct Broadcast {
+  const char* data;
+  int64_t row_bytes, depth_bytes;
+};
+
+// One product of the sum: words of x against words of w, depth words each.
+struct Piece {
+  Broadcast x;
+  const GemmMatrix* w;
+  int part;
+  int64_t depth;
+  bool second;
+};
