@@ -38,9 +38,10 @@ struct Rendered {
 // is compiled once.
 class ChatTemplate {
  public:
-  // From a model folder, in the order of transformers: chat_template.jinja, chat_template.json,
-  // then "chat_template" of tokenizer_config.json (a text, or a list of named ones: "default", and
-  // "tool_use" when tools are given). special_tokens: Tokenizer::special_tokens().
+  // From a model folder, in this order: chat_template.jinja (and its
+  // additional_chat_templates/tool_use.jinja), "chat_template" of tokenizer_config.json (a text, or
+  // a list of named ones), chat_template.json. The one named tool_use serves conversations with
+  // tools. Special tokens come from the tokenizer.
   // UserError where the folder has no template or it doesn't parse.
   static ChatTemplate load(const std::string& folder, const Tokenizer& tokenizer);
   static bool exists(const std::string& folder);

@@ -87,10 +87,9 @@ struct BpeTrainerOptions {
   int64_t vocab_size = 4096;  // special tokens and the 256 bytes included
   int64_t min_frequency = 2;
   std::vector<std::string> special_tokens;  // get the ids 0, 1, ...
-  // Cut as Qwen2 does (numbers digit by digit, contractions, punctuation) before the merges.
-  bool split_digits = true;
 };
-// Trains a byte-level BPE tokenizer on the texts; returns the text of a tokenizer.json. The same
+// Trains a byte-level BPE tokenizer on the texts, cut as Qwen2 cuts (words, single digits,
+// punctuation); returns the text of a tokenizer.json. The same
 // input gives the same tokenizer.
 std::string train_bpe(std::span<const std::string_view> texts, const BpeTrainerOptions& options);
 

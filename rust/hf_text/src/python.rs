@@ -1,0 +1,229 @@
+//! What chat templates expect of Python beyond the engine's own compatibility layer.
+
+use minijinja::value::{from_args, Kwargs, Tuple, ValueKind};
+use minijinja::{Environment, Error, ErrorKind, Output, State, Value};
+
+pub fn install(env: &mut Environment) {
+    env.set_formatter(format);
+    env.set_unknown_method_callback(method);
+    env.add_filter("tojson", crate::json::tojson);
+    env.add_filter("string", |value: &Value| match value.as_str() {
+        Some(_) => value.clone(),
+        None => Value::from(display(value)),
+    });
+    // Jinja's tests look at Python's protocols: a string and a mapping have a length and items.
+    env.add_test("sequence", |v: &Value| {
+        v.is_undefined()
+            || matches!(v.kind(), ValueKind::Seq | ValueKind::String | ValueKind::Map)
+    });
+    env.add_test("iterable", |v: &Value| {
+        v.is_undefined() || v.kind() == ValueKind::String || v.try_iter().is_ok()
+    });
+    env.add_test("boolean", |v: &Value| v.kind() == ValueKind::Bool);
+    env.add_test("float", |v: &Value| v.is_number() && !v.is_integer());
+    env.add_function("dict", dict);
+}
+
+fn display(value: &Value) -> String {
+    match value.kind() {
+        ValueKind::Number => crate::json::number(value, false),
+        _ => value.to_string(),
+    }
+}
+
+fn format(out: &mut Output, state: &mut State, value: &Value) -> Result<(), Error> {
+    if value.kind() == ValueKind::Number && !value.is_integer() {
+        out.write_str(&crate::json::number(value, false))
+            .map_err(|_| Error::new(ErrorKind::WriteFailure, "could not write"))
+    } else {
+        minijinja::escape_formatter(out, state, value)
+    }
+}
+
+fn dict(positional: Option<Value>, kwargs: Kwargs) -> Result<Value, Error> {
+    let mut pairs: Vec<(Value, Value)> = Vec::new();
+    if let Some(from) = positional.filter(|v| !v.is_undefined()) {
+        for item in from.try_iter()?.checked() {
+            let item = item?;
+            pairs.push(match from.kind() {
+                ValueKind::Map => {
+                    let value = from.get_item(&item)?;
+                    (item, value)
+                }
+                _ => (item.get_item_by_index(0)?, item.get_item_by_index(1)?),
+            });
+        }
+    }
+    for name in kwargs.args() {
+        pairs.push((Value::from(name), kwargs.get(name)?));
+    }
+    kwargs.assert_all_used()?;
+    Ok(Value::from_pairs(pairs))
+}
+
+fn method(state: &mut State, value: &Value, name: &str, args: &[Value]) -> Result<Value, Error> {
+    if let (ValueKind::String, Some(s)) = (value.kind(), value.as_str()) {
+        if let Some(result) = string_method(state, s, name, args) {
+            return result;
+        }
+    }
+    if value.kind() == ValueKind::Seq && name == "index" {
+        let (what,): (&Value,) = from_args(args)?;
+        for (i, item) in value.try_iter()?.checked().enumerate() {
+            if item? == *what {
+                return Ok(Value::from(i));
+            }
+        }
+        return Err(invalid("list.index: the value is not in the list"));
+    }
+    minijinja_contrib::pycompat::unknown_method_callback(state, value, name, args)
+}
+
+fn invalid(text: &'static str) -> Error {
+    Error::new(ErrorKind::InvalidOperation, text)
+}
+
+// Python's str.strip() takes what str.isspace() says; Rust lacks four separators there.
+fn is_space(c: char) -> bool {
+    c.is_whitespace() || ('\u{1c}'..='\u{1f}').contains(&c)
+}
+
+fn string_method(
+    state: &State,
+    s: &str,
+    name: &str,
+    args: &[Value],
+) -> Option<Result<Value, Error>> {
+    let tuple = |a: &str, b: &str, c: &str| {
+        Value::from(Tuple::from([Value::from(a), Value::from(b), Value::from(c)]))
+    };
+    let run = || -> Result<Value, Error> {
+        Ok(match name {
+            "strip" | "lstrip" | "rstrip" => {
+                let (chars,): (Option<Value>,) = from_args(args)?;
+                let chars: Option<Vec<char>> = chars
+                    .filter(|v| !v.is_none())
+                    .map(|v| v.as_str().unwrap_or("").chars().collect());
+                let cut = |c: char| chars.as_ref().map_or_else(|| is_space(c), |l| l.contains(&c));
+                Value::from(match name {
+                    "strip" => s.trim_matches(cut),
+                    "lstrip" => s.trim_start_matches(cut),
+                    _ => s.trim_end_matches(cut),
+                })
+            }
+            "removeprefix" => {
+                let (prefix,): (&str,) = from_args(args)?;
+                Value::from(s.strip_prefix(prefix).unwrap_or(s))
+            }
+            "removesuffix" => {
+                let (suffix,): (&str,) = from_args(args)?;
+                Value::from(s.strip_suffix(suffix).unwrap_or(s))
+            }
+            "partition" | "rpartition" => {
+                let (separator,): (&str,) = from_args(args)?;
+                if separator.is_empty() {
+                    return Err(invalid("empty separator"));
+                }
+                let first = name == "partition";
+                let at = if first { s.find(separator) } else { s.rfind(separator) };
+                match at {
+                    Some(i) => tuple(&s[..i], separator, &s[i + separator.len()..]),
+                    None if first => tuple(s, "", ""),
+                    None => tuple("", "", s),
+                }
+            }
+            "rsplit" => {
+                let (separator, limit, kwargs): (Option<Value>, Option<i64>, Kwargs) =
+                    from_args(args)?;
+                let limit = limit.or(kwargs.get("maxsplit")?);
+                let separator = separator.or(kwargs.get("sep")?).filter(|v| !v.is_none());
+                rsplit(s, separator.as_ref().and_then(Value::as_str), limit.unwrap_or(-1))?
+            }
+            "index" => {
+                let (what,): (&str,) = from_args(args)?;
+                let at = s.find(what).ok_or_else(|| invalid("substring not found"))?;
+                Value::from(s[..at].chars().count())
+            }
+            "casefold" => {
+                let () = from_args(args)?;
+                Value::from(s.to_lowercase())
+            }
+            "swapcase" => {
+                let () = from_args(args)?;
+                let flip = |c: char| -> String {
+                    if c.is_uppercase() {
+                        c.to_lowercase().collect()
+                    } else {
+                        c.to_uppercase().collect()
+                    }
+                };
+                Value::from(s.chars().map(flip).collect::<String>())
+            }
+            "ljust" | "rjust" | "center" | "zfill" => {
+                let (width, fill): (i64, Option<&str>) = from_args(args)?;
+                let have = s.chars().count();
+                let missing = usize::try_from(width).unwrap_or(0).saturating_sub(have);
+                state.consume_fuel((missing / 16) as u64)?;
+                let fill = if name == "zfill" { "0" } else { fill.unwrap_or(" ") };
+                if fill.chars().count() != 1 {
+                    return Err(invalid("the fill must be one character"));
+                }
+                let left = match name {
+                    "ljust" => 0,
+                    "center" => missing / 2 + (missing & usize::try_from(width).unwrap_or(0) & 1),
+                    _ => missing,
+                };
+                let (sign, digits) = match s.strip_prefix(['-', '+']) {
+                    Some(digits) if name == "zfill" => s.split_at(s.len() - digits.len()),
+                    _ => ("", s),
+                };
+                let mut out = String::from(sign);
+                out.push_str(&fill.repeat(left));
+                out.push_str(digits);
+                out.push_str(&fill.repeat(missing - left));
+                Value::from(out)
+            }
+            _ => return Err(Error::from(ErrorKind::UnknownMethod)),
+        })
+    };
+    const OWN: [&str; 15] = [
+        "strip", "lstrip", "rstrip", "removeprefix", "removesuffix", "partition", "rpartition",
+        "rsplit", "index", "casefold", "swapcase", "ljust", "rjust", "center", "zfill",
+    ];
+    OWN.contains(&name).then(run)
+}
+
+fn rsplit(s: &str, separator: Option<&str>, limit: i64) -> Result<Value, Error> {
+    let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+    let mut parts: Vec<&str> = Vec::new();
+    let mut rest = s;
+    match separator {
+        Some("") => return Err(invalid("empty separator")),
+        Some(separator) => {
+            while parts.len() < limit {
+                let Some(at) = rest.rfind(separator) else { break };
+                parts.push(&rest[at + separator.len()..]);
+                rest = &rest[..at];
+            }
+            parts.push(rest);
+        }
+        None => loop {
+            rest = rest.trim_end_matches(is_space);
+            if rest.is_empty() {
+                break;
+            }
+            if parts.len() == limit {
+                parts.push(rest);
+                break;
+            }
+            let (at, width) = rest
+                .char_indices()
+                .rfind(|&(_, c)| is_space(c))
+                .map_or((0, 0), |(i, c)| (i, c.len_utf8()));
+            parts.push(&rest[at + width..]);
+            rest = &rest[..at];
+        },
+    }
+    parts.reverse();
+    Ok(Value::from(parts.into_iter().map(Value::from).collect::<Vec<_>>()))
+}
