@@ -29,6 +29,7 @@ struct LoaderOptions {
   int64_t batch_size = 1;  // samples a step; the last step of an epoch has what is left
   bool shuffle = true;     // false: the order of the files
   uint64_t seed = 0;
+  int64_t num_epochs = 0;                    // nothing is prepared beyond it; 0 = without end
   int threads = 0;                           // background threads; 0 = all
   int64_t budget_bytes = int64_t{16} << 20;  // prepared samples held ahead of their use
   // Folder for the token cache; "" = none. Samples found there are not tokenised again. A cache
