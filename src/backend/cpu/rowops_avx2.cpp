@@ -12,6 +12,7 @@ struct Vec {
   using Reg = __m256;
   static constexpr int kWidth = 8;
   static constexpr bool kExact = false;
+  static constexpr bool kFused = true;
   struct Part {
     int n;
     __m256i mask() const {
@@ -84,13 +85,49 @@ struct Vec {
     return _mm256_round_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
   }
   static Reg exp(Reg a) { return a; }  // only where kExact
-  static Reg keep(Reg a, Reg) { return a; }
-  static Reg keep(Reg a, Reg otherwise, Part part) {
-    return _mm256_blendv_ps(otherwise, a, _mm256_castsi256_ps(part.mask()));
+  static Reg keep(Reg a) { return a; }
+  static Reg keep(Reg a, Part part) { return _mm256_and_ps(a, _mm256_castsi256_ps(part.mask())); }
+  static Reg reciprocal(Reg a) { return _mm256_div_ps(_mm256_set1_ps(1), a); }
+  static Reg zero_below(Reg x, Reg limit, Reg v) {
+    return _mm256_and_ps(_mm256_cmp_ps(x, limit, _CMP_GE_OQ), v);
   }
-  static Reg pow2(Reg n) {
-    const __m256i e = _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127));
-    return _mm256_castsi256_ps(_mm256_slli_epi32(e, 23));
+  static Reg scale(Reg y, Reg n) {
+    const Reg clamped = _mm256_max_ps(_mm256_set1_ps(-127), n);  // a NaN is in y too
+    const __m256i e = _mm256_add_epi32(_mm256_cvtps_epi32(clamped), _mm256_set1_epi32(127));
+    return _mm256_mul_ps(y, _mm256_castsi256_ps(_mm256_slli_epi32(e, 23)));
+  }
+  // Philox4x32-10 of four counters b, b + 1, ...: each word in a lane of 64 bits, whose upper half
+  // is not used.
+  static constexpr int kCounters = 4;
+  static void philox(uint64_t seed, uint64_t a, uint64_t b, uint32_t* words) {
+    const __m256i wide = _mm256_add_epi64(_mm256_set1_epi64x(static_cast<int64_t>(b)),
+                                          _mm256_setr_epi64x(0, 1, 2, 3));
+    __m256i c0 = _mm256_set1_epi64x(static_cast<int64_t>(a & 0xffffffffu));
+    __m256i c1 = _mm256_set1_epi64x(static_cast<int64_t>(a >> 32));
+    __m256i c2 = wide, c3 = _mm256_srli_epi64(wide, 32);
+    uint32_t k0 = static_cast<uint32_t>(seed) ^ 0x9E3779B1u;  // Purpose::dropout is 1
+    uint32_t k1 = static_cast<uint32_t>(seed >> 32);
+    const __m256i m0 = _mm256_set1_epi64x(0xD2511F53), m1 = _mm256_set1_epi64x(0xCD9E8D57);
+    for (int round = 0; round < 10; ++round) {
+      const __m256i p0 = _mm256_mul_epu32(m0, c0), p1 = _mm256_mul_epu32(m1, c2);
+      c0 =
+          _mm256_xor_si256(_mm256_xor_si256(_mm256_srli_epi64(p1, 32), c1), _mm256_set1_epi64x(k0));
+      c2 =
+          _mm256_xor_si256(_mm256_xor_si256(_mm256_srli_epi64(p0, 32), c3), _mm256_set1_epi64x(k1));
+      c1 = p1;
+      c3 = p0;
+      k0 += 0x9E3779B9u;
+      k1 += 0xBB67AE85u;
+    }
+    const __m256i low = _mm256_set1_epi64x(0xffffffff);
+    const __m256i first = _mm256_or_si256(_mm256_and_si256(c0, low), _mm256_slli_epi64(c1, 32));
+    const __m256i second = _mm256_or_si256(_mm256_and_si256(c2, low), _mm256_slli_epi64(c3, 32));
+    const __m256i even = _mm256_unpacklo_epi64(first, second);  // counters 0 and 2
+    const __m256i odd = _mm256_unpackhi_epi64(first, second);   // counters 1 and 3
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(words),
+                        _mm256_permute2x128_si256(even, odd, 0x20));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(words + 8),
+                        _mm256_permute2x128_si256(even, odd, 0x31));
   }
   static double sum(Reg a) {
     alignas(32) float v[8];

@@ -14,6 +14,7 @@ struct Vec {
   using Reg = __m512;
   static constexpr int kWidth = 16;
   static constexpr bool kExact = false;
+  static constexpr bool kFused = true;
   struct Part {
     int n;
     __mmask16 mask() const { return static_cast<__mmask16>((1u << n) - 1); }
@@ -31,7 +32,11 @@ struct Vec {
     __m512i r = _mm512_add_epi32(_mm512_add_epi32(u, _mm512_set1_epi32(0x7fff)), odd);
     const __mmask16 nan = _mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q);
     r = _mm512_mask_or_epi32(r, nan, u, _mm512_set1_epi32(0x400000));
-    return _mm512_cvtepi32_epi16(_mm512_srli_epi32(r, 16));
+    // The upper word of each lane, in one permutation.
+    const __m512i upper =
+        _mm512_set_epi32(0, 0, 0, 0, 0, 0, 0, 0, 31 << 16 | 29, 27 << 16 | 25, 23 << 16 | 21,
+                         19 << 16 | 17, 15 << 16 | 13, 11 << 16 | 9, 7 << 16 | 5, 3 << 16 | 1);
+    return _mm512_castsi512_si256(_mm512_permutexvar_epi16(upper, r));
   }
   static Reg load(F32, const void* p, int64_t i) { return _mm512_loadu_ps(ptr<float>(p, i)); }
   static Reg load(F32, const void* p, int64_t i, Part part) {
@@ -80,13 +85,48 @@ struct Vec {
     return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
   }
   static Reg exp(Reg a) { return a; }  // only where kExact
-  static Reg keep(Reg a, Reg) { return a; }
-  static Reg keep(Reg a, Reg otherwise, Part part) {
-    return _mm512_mask_blend_ps(part.mask(), otherwise, a);
+  static Reg keep(Reg a) { return a; }
+  static Reg keep(Reg a, Part part) { return _mm512_maskz_mov_ps(part.mask(), a); }
+  static Reg reciprocal(Reg a) {
+    const Reg r = _mm512_rcp14_ps(a);
+    return _mm512_fmadd_ps(r, _mm512_fnmadd_ps(a, r, _mm512_set1_ps(1)), r);
   }
-  static Reg pow2(Reg n) {
-    const __m512i e = _mm512_add_epi32(_mm512_cvtps_epi32(n), _mm512_set1_epi32(127));
-    return _mm512_castsi512_ps(_mm512_slli_epi32(e, 23));
+  static Reg zero_below(Reg x, Reg limit, Reg v) {
+    return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, limit, _CMP_GE_OQ), v);
+  }
+  static Reg scale(Reg y, Reg n) {
+    const __mmask16 normal = _mm512_cmp_ps_mask(n, _mm512_set1_ps(-126), _CMP_NLT_UQ);
+    return _mm512_maskz_scalef_ps(normal, y, n);
+  }
+  // Philox4x32-10 of eight counters b, b + 1, ...: each word in a lane of 64 bits, whose upper half
+  // is not used.
+  static constexpr int kCounters = 8;
+  static void philox(uint64_t seed, uint64_t a, uint64_t b, uint32_t* words) {
+    const __m512i wide = _mm512_add_epi64(_mm512_set1_epi64(static_cast<int64_t>(b)),
+                                          _mm512_setr_epi64(0, 1, 2, 3, 4, 5, 6, 7));
+    __m512i c0 = _mm512_set1_epi64(static_cast<int64_t>(a & 0xffffffffu));
+    __m512i c1 = _mm512_set1_epi64(static_cast<int64_t>(a >> 32));
+    __m512i c2 = wide, c3 = _mm512_srli_epi64(wide, 32);
+    uint32_t k0 = static_cast<uint32_t>(seed) ^ 0x9E3779B1u;  // Purpose::dropout is 1
+    uint32_t k1 = static_cast<uint32_t>(seed >> 32);
+    const __m512i m0 = _mm512_set1_epi64(0xD2511F53), m1 = _mm512_set1_epi64(0xCD9E8D57);
+    for (int round = 0; round < 10; ++round) {
+      const __m512i p0 = _mm512_mul_epu32(m0, c0), p1 = _mm512_mul_epu32(m1, c2);
+      c0 = _mm512_xor_si512(_mm512_xor_si512(_mm512_srli_epi64(p1, 32), c1), _mm512_set1_epi64(k0));
+      c2 = _mm512_xor_si512(_mm512_xor_si512(_mm512_srli_epi64(p0, 32), c3), _mm512_set1_epi64(k1));
+      c1 = p1;
+      c3 = p0;
+      k0 += 0x9E3779B9u;
+      k1 += 0xBB67AE85u;
+    }
+    const __m512i low = _mm512_set1_epi64(0xffffffff);
+    const __m512i first = _mm512_or_si512(_mm512_and_si512(c0, low), _mm512_slli_epi64(c1, 32));
+    const __m512i second = _mm512_or_si512(_mm512_and_si512(c2, low), _mm512_slli_epi64(c3, 32));
+    _mm512_storeu_si512(words, _mm512_permutex2var_epi64(
+                                   first, _mm512_setr_epi64(0, 8, 1, 9, 2, 10, 3, 11), second));
+    _mm512_storeu_si512(
+        words + 16,
+        _mm512_permutex2var_epi64(first, _mm512_setr_epi64(4, 12, 5, 13, 6, 14, 7, 15), second));
   }
   static double sum(Reg a) {
     alignas(64) float v[16];

@@ -2,6 +2,7 @@
 #include <cmath>
 
 #include "backend/cpu/rowops.h"
+#include "core/rng.h"
 
 #define HONE_LAMBDA
 namespace hone::cpu {
