@@ -23,7 +23,13 @@ pub fn rewrite(source: &str) -> (String, bool) {
         match tag_name(tag) {
             Some((at, "generation")) => {
                 found = true;
-                splice(&mut out, tag, at, "generation", &format!("call {FUNCTION}()"));
+                splice(
+                    &mut out,
+                    tag,
+                    at,
+                    "generation",
+                    &format!("call {FUNCTION}()"),
+                );
             }
             Some((at, "endgeneration")) => {
                 splice(&mut out, tag, at, "endgeneration", "endcall");
@@ -115,8 +121,11 @@ impl Marks {
         ];
         let used = |c: char| {
             let mut units = [0u16; 2];
-            let escaped: String =
-                c.encode_utf16(&mut units).iter().map(|u| format!("\\u{u:04x}")).collect();
+            let escaped: String = c
+                .encode_utf16(&mut units)
+                .iter()
+                .map(|u| format!("\\u{u:04x}"))
+                .collect();
             inputs.iter().any(|text| {
                 text.contains(c) || (text.contains("\\u") && text.to_lowercase().contains(&escaped))
             })
@@ -140,7 +149,9 @@ impl Marks {
             if mark == self.begin {
                 open.push(out.len() as u64);
             } else {
-                let begin = open.pop().ok_or("its {% generation %} blocks don't pair up")?;
+                let begin = open
+                    .pop()
+                    .ok_or("its {% generation %} blocks don't pair up")?;
                 if open.is_empty() {
                     spans.push((begin, out.len() as u64));
                 }

@@ -1,21 +1,31 @@
 //! `tojson` as transformers defines it: Python's json.dumps.
 
-use minijinja::value::{from_args, Kwargs, Rest, ValueKind};
+use minijinja::value::{Kwargs, Rest, ValueKind};
 use minijinja::{Error, ErrorKind, State, Value};
 
-type Options = (Option<bool>, Option<Value>, Option<Value>, Option<bool>, Kwargs);
-
 /// The options of json.dumps that transformers lets through, by position or by name.
-pub fn tojson(state: &State, value: &Value, options: Rest<Value>) -> Result<Value, Error> {
-    let (ensure_ascii, indent, separators, sort_keys, kwargs): Options = from_args(&options)?;
-    fn pick<T>(positional: Option<T>, keyword: Option<T>) -> Option<T> {
-        positional.or(keyword)
+pub fn tojson(
+    state: &State,
+    value: &Value,
+    positional: Rest<Value>,
+    kwargs: Kwargs,
+) -> Result<Value, Error> {
+    const NAMES: [&str; 4] = ["ensure_ascii", "indent", "separators", "sort_keys"];
+    let mut given: [Option<Value>; 4] = Default::default();
+    if positional.len() > NAMES.len() {
+        return Err(Error::from(ErrorKind::TooManyArguments));
     }
-    let ensure_ascii = pick(ensure_ascii, kwargs.get("ensure_ascii")?);
-    let indent = pick(indent, kwargs.get("indent")?);
-    let separators = pick(separators, kwargs.get("separators")?);
-    let sort_keys = pick(sort_keys, kwargs.get("sort_keys")?);
+    for (place, option) in given.iter_mut().zip(positional.iter()) {
+        *place = Some(option.clone());
+    }
+    for (place, name) in given.iter_mut().zip(NAMES) {
+        if kwargs.has(name) {
+            *place = Some(kwargs.get(name)?);
+        }
+    }
     kwargs.assert_all_used()?;
+    let [ensure_ascii, indent, separators, sort_keys] = given;
+    let is_set = |v: Option<Value>| v.is_some_and(|v| v.is_true());
 
     let indent = match indent.filter(|v| !v.is_none() && !v.is_undefined()) {
         None => None,
@@ -36,8 +46,8 @@ pub fn tojson(state: &State, value: &Value, options: Rest<Value>) -> Result<Valu
         state,
         out: String::new(),
         paid: 0,
-        ensure_ascii: ensure_ascii.unwrap_or(false),
-        sort_keys: sort_keys.unwrap_or(false),
+        ensure_ascii: is_set(ensure_ascii),
+        sort_keys: is_set(sort_keys),
         indent,
         item,
         key,
@@ -73,11 +83,16 @@ impl Writer<'_, '_, '_> {
     fn value(&mut self, value: &Value, depth: usize) -> Result<(), Error> {
         self.pay()?;
         if depth > MAX_DEPTH {
-            return Err(Error::new(ErrorKind::BadSerialization, "tojson: nested too deeply"));
+            return Err(Error::new(
+                ErrorKind::BadSerialization,
+                "tojson: nested too deeply",
+            ));
         }
         match value.kind() {
             ValueKind::None => self.out.push_str("null"),
-            ValueKind::Bool => self.out.push_str(if value.is_true() { "true" } else { "false" }),
+            ValueKind::Bool => self
+                .out
+                .push_str(if value.is_true() { "true" } else { "false" }),
             ValueKind::Number => self.out.push_str(&number(value, true)),
             ValueKind::String => {
                 let text = value.as_str().unwrap_or("");
@@ -200,7 +215,11 @@ fn float(x: f64, json: bool) -> String {
     }
     if x.is_infinite() {
         let text = if json { "Infinity" } else { "inf" };
-        return if x < 0.0 { format!("-{text}") } else { text.into() };
+        return if x < 0.0 {
+            format!("-{text}")
+        } else {
+            text.into()
+        };
     }
     let scientific = format!("{x:e}");
     let (digits, exponent) = scientific.split_once('e').unwrap_or((&scientific, "0"));

@@ -215,8 +215,13 @@ pub struct Prefix {
 }
 
 /// Writes the time `now` by a strftime format into `out`; returns the number of bytes.
-pub type Strftime =
-    extern "C" fn(now: i64, format: *const u8, format_len: usize, out: *mut u8, cap: usize) -> usize;
+pub type Strftime = extern "C" fn(
+    now: i64,
+    format: *const u8,
+    format_len: usize,
+    out: *mut u8,
+    cap: usize,
+) -> usize;
 
 /// Renders beginnings of one conversation. `messages`: a JSON array; `variables`: a JSON object of
 /// what else the template sees. `out`: for each prefix u64 ok, u64 length, the text (or the message
@@ -240,8 +245,7 @@ pub unsafe extern "C" fn hft_template_render(
         let template = unsafe { &*handle };
         let clock = template::Clock { now, strftime };
         let messages = unsafe { messages.text() }?;
-        let conversation =
-            template.conversation(messages, unsafe { variables.text() }?, clock)?;
+        let conversation = template.conversation(messages, unsafe { variables.text() }?, clock)?;
         let mut bytes = Vec::with_capacity(n * (messages.len() + 256));
         for prefix in prefixes {
             let count = usize::try_from(prefix.count).map_err(|e| e.to_string())?;

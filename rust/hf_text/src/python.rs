@@ -7,37 +7,191 @@ pub fn install(env: &mut Environment) {
     env.set_formatter(format);
     env.set_unknown_method_callback(method);
     env.add_filter("tojson", crate::json::tojson);
-    env.add_filter("string", |value: &Value| match value.as_str() {
-        Some(_) => value.clone(),
-        None => Value::from(display(value)),
+    env.add_filter("string", |state: &State, value: &Value| {
+        match value.as_str() {
+            Some(_) => Ok(value.clone()),
+            None => display(state, value).map(Value::from),
+        }
     });
+    env.add_filter("int", int);
+    env.add_filter("float", float);
+    env.add_filter("e", escape);
+    env.add_filter("escape", escape);
+    env.add_filter("wordcount", |text: &str| text.split_whitespace().count());
     // Jinja's tests look at Python's protocols: a string and a mapping have a length and items.
     env.add_test("sequence", |v: &Value| {
         v.is_undefined()
-            || matches!(v.kind(), ValueKind::Seq | ValueKind::String | ValueKind::Map)
+            || matches!(
+                v.kind(),
+                ValueKind::Seq | ValueKind::String | ValueKind::Map
+            )
     });
     env.add_test("iterable", |v: &Value| {
-        v.is_undefined() || v.kind() == ValueKind::String || v.try_iter().is_ok()
+        v.is_undefined()
+            || matches!(
+                v.kind(),
+                ValueKind::String | ValueKind::Seq | ValueKind::Map | ValueKind::Iterable
+            )
     });
+    env.add_test("callable", |v: &Value| v.kind() == ValueKind::Plain);
     env.add_test("boolean", |v: &Value| v.kind() == ValueKind::Bool);
     env.add_test("float", |v: &Value| v.is_number() && !v.is_integer());
     env.add_function("dict", dict);
 }
 
-fn display(value: &Value) -> String {
+// str() of a value.
+fn display(state: &State, value: &Value) -> Result<String, Error> {
     match value.kind() {
-        ValueKind::Number => crate::json::number(value, false),
-        _ => value.to_string(),
+        ValueKind::Number => Ok(crate::json::number(value, false)),
+        ValueKind::Seq | ValueKind::Map => {
+            let mut out = String::new();
+            repr(state, value, 0, &mut out)?;
+            Ok(out)
+        }
+        _ => Ok(value.to_string()),
     }
 }
 
+// repr() of a value. Parts may be shared many times over, so the output pays as it grows.
+fn repr(state: &State, value: &Value, depth: usize, out: &mut String) -> Result<(), Error> {
+    if depth > 200 {
+        return Err(invalid("a value is nested too deeply"));
+    }
+    state.consume_fuel(1)?;
+    match value.kind() {
+        ValueKind::Undefined => out.push_str("Undefined"),
+        ValueKind::Number => out.push_str(&crate::json::number(value, false)),
+        ValueKind::String => string_repr(state, value.as_str().unwrap_or(""), out)?,
+        ValueKind::Seq => {
+            let tuple = value.is_tuple();
+            out.push(if tuple { '(' } else { '[' });
+            let mut count = 0;
+            for item in value.try_iter()?.checked() {
+                if count > 0 {
+                    out.push_str(", ");
+                }
+                count += 1;
+                repr(state, &item?, depth + 1, out)?;
+            }
+            out.push_str(match (tuple, count) {
+                (true, 1) => ",)",
+                (true, _) => ")",
+                _ => "]",
+            });
+        }
+        ValueKind::Map => {
+            out.push('{');
+            for (i, key) in value.try_iter()?.checked().enumerate() {
+                let key = key?;
+                if i > 0 {
+                    out.push_str(", ");
+                }
+                repr(state, &key, depth + 1, out)?;
+                out.push_str(": ");
+                repr(state, &value.get_item(&key)?, depth + 1, out)?;
+            }
+            out.push('}');
+        }
+        _ => out.push_str(&value.to_string()),
+    }
+    Ok(())
+}
+
+fn string_repr(state: &State, text: &str, out: &mut String) -> Result<(), Error> {
+    state.consume_fuel((text.len() / 64) as u64)?;
+    let quote = if text.contains('\'') && !text.contains('"') {
+        '"'
+    } else {
+        '\''
+    };
+    out.push(quote);
+    for c in text.chars() {
+        match c {
+            '\\' => out.push_str("\\\\"),
+            '\n' => out.push_str("\\n"),
+            '\r' => out.push_str("\\r"),
+            '\t' => out.push_str("\\t"),
+            c if c == quote => {
+                out.push('\\');
+                out.push(c);
+            }
+            c if (c as u32) < 0x20 || (0x7F..0xA1).contains(&(c as u32)) || c == '\u{AD}' => {
+                out.push_str(&format!("\\x{:02x}", c as u32))
+            }
+            c => out.push(c),
+        }
+    }
+    out.push(quote);
+    Ok(())
+}
+
 fn format(out: &mut Output, state: &mut State, value: &Value) -> Result<(), Error> {
-    if value.kind() == ValueKind::Number && !value.is_integer() {
-        out.write_str(&crate::json::number(value, false))
+    let own = match value.kind() {
+        ValueKind::Number => !value.is_integer(),
+        ValueKind::Seq | ValueKind::Map => true,
+        _ => false,
+    };
+    if own {
+        out.write_str(&display(state, value)?)
             .map_err(|_| Error::new(ErrorKind::WriteFailure, "could not write"))
     } else {
         minijinja::escape_formatter(out, state, value)
     }
+}
+
+fn int(value: &Value, default: Option<Value>, base: Option<u32>) -> Value {
+    let default = || default.clone().unwrap_or_else(|| Value::from(0));
+    match value.kind() {
+        ValueKind::Bool => Value::from(value.is_true() as i64),
+        ValueKind::Number if value.is_integer() => value.clone(),
+        ValueKind::Number => f64::try_from(value.clone())
+            .ok()
+            .filter(|x| x.is_finite())
+            .map_or_else(default, |x| Value::from(x as i128)),
+        ValueKind::String => {
+            let text = value.as_str().unwrap_or("").trim().replace('_', "");
+            let base = base.filter(|b| (2..=36).contains(b)).unwrap_or(10);
+            i128::from_str_radix(&text, base)
+                .ok()
+                .or_else(|| {
+                    text.parse::<f64>()
+                        .ok()
+                        .filter(|x| x.is_finite())
+                        .map(|x| x as i128)
+                })
+                .map_or_else(default, Value::from)
+        }
+        _ => default(),
+    }
+}
+
+fn float(value: &Value, default: Option<Value>) -> Value {
+    let default = || default.clone().unwrap_or_else(|| Value::from(0.0));
+    match value.kind() {
+        ValueKind::Bool => Value::from(value.is_true() as i64 as f64),
+        ValueKind::Number => f64::try_from(value.clone()).map_or_else(|_| default(), Value::from),
+        ValueKind::String => {
+            let text = value.as_str().unwrap_or("").trim();
+            text.parse::<f64>().map_or_else(|_| default(), Value::from)
+        }
+        _ => default(),
+    }
+}
+
+fn escape(state: &State, value: &Value) -> Result<String, Error> {
+    let text = display(state, value)?;
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '&' => out.push_str("&amp;"),
+            '<' => out.push_str("&lt;"),
+            '>' => out.push_str("&gt;"),
+            '"' => out.push_str("&#34;"),
+            '\'' => out.push_str("&#39;"),
+            c => out.push(c),
+        }
+    }
+    Ok(out)
 }
 
 fn dict(positional: Option<Value>, kwargs: Kwargs) -> Result<Value, Error> {
@@ -95,7 +249,11 @@ fn string_method(
     args: &[Value],
 ) -> Option<Result<Value, Error>> {
     let tuple = |a: &str, b: &str, c: &str| {
-        Value::from(Tuple::from([Value::from(a), Value::from(b), Value::from(c)]))
+        Value::from(Tuple::from([
+            Value::from(a),
+            Value::from(b),
+            Value::from(c),
+        ]))
     };
     let run = || -> Result<Value, Error> {
         Ok(match name {
@@ -104,7 +262,11 @@ fn string_method(
                 let chars: Option<Vec<char>> = chars
                     .filter(|v| !v.is_none())
                     .map(|v| v.as_str().unwrap_or("").chars().collect());
-                let cut = |c: char| chars.as_ref().map_or_else(|| is_space(c), |l| l.contains(&c));
+                let cut = |c: char| {
+                    chars
+                        .as_ref()
+                        .map_or_else(|| is_space(c), |l| l.contains(&c))
+                };
                 Value::from(match name {
                     "strip" => s.trim_matches(cut),
                     "lstrip" => s.trim_start_matches(cut),
@@ -125,7 +287,11 @@ fn string_method(
                     return Err(invalid("empty separator"));
                 }
                 let first = name == "partition";
-                let at = if first { s.find(separator) } else { s.rfind(separator) };
+                let at = if first {
+                    s.find(separator)
+                } else {
+                    s.rfind(separator)
+                };
                 match at {
                     Some(i) => tuple(&s[..i], separator, &s[i + separator.len()..]),
                     None if first => tuple(s, "", ""),
@@ -137,7 +303,11 @@ fn string_method(
                     from_args(args)?;
                 let limit = limit.or(kwargs.get("maxsplit")?);
                 let separator = separator.or(kwargs.get("sep")?).filter(|v| !v.is_none());
-                rsplit(s, separator.as_ref().and_then(Value::as_str), limit.unwrap_or(-1))?
+                rsplit(
+                    s,
+                    separator.as_ref().and_then(Value::as_str),
+                    limit.unwrap_or(-1),
+                )?
             }
             "index" => {
                 let (what,): (&str,) = from_args(args)?;
@@ -147,6 +317,20 @@ fn string_method(
             "casefold" => {
                 let () = from_args(args)?;
                 Value::from(s.to_lowercase())
+            }
+            "title" => {
+                let () = from_args(args)?;
+                let mut inside = false;
+                let mut out = String::with_capacity(s.len());
+                for c in s.chars() {
+                    if inside {
+                        out.extend(c.to_lowercase());
+                    } else {
+                        out.extend(c.to_uppercase());
+                    }
+                    inside = c.is_alphabetic();
+                }
+                Value::from(out)
             }
             "swapcase" => {
                 let () = from_args(args)?;
@@ -164,7 +348,11 @@ fn string_method(
                 let have = s.chars().count();
                 let missing = usize::try_from(width).unwrap_or(0).saturating_sub(have);
                 state.consume_fuel((missing / 16) as u64)?;
-                let fill = if name == "zfill" { "0" } else { fill.unwrap_or(" ") };
+                let fill = if name == "zfill" {
+                    "0"
+                } else {
+                    fill.unwrap_or(" ")
+                };
                 if fill.chars().count() != 1 {
                     return Err(invalid("the fill must be one character"));
                 }
@@ -186,9 +374,23 @@ fn string_method(
             _ => return Err(Error::from(ErrorKind::UnknownMethod)),
         })
     };
-    const OWN: [&str; 15] = [
-        "strip", "lstrip", "rstrip", "removeprefix", "removesuffix", "partition", "rpartition",
-        "rsplit", "index", "casefold", "swapcase", "ljust", "rjust", "center", "zfill",
+    const OWN: [&str; 16] = [
+        "strip",
+        "lstrip",
+        "rstrip",
+        "removeprefix",
+        "removesuffix",
+        "partition",
+        "rpartition",
+        "rsplit",
+        "index",
+        "casefold",
+        "swapcase",
+        "ljust",
+        "rjust",
+        "center",
+        "zfill",
+        "title",
     ];
     OWN.contains(&name).then(run)
 }
@@ -201,7 +403,9 @@ fn rsplit(s: &str, separator: Option<&str>, limit: i64) -> Result<Value, Error> 
         Some("") => return Err(invalid("empty separator")),
         Some(separator) => {
             while parts.len() < limit {
-                let Some(at) = rest.rfind(separator) else { break };
+                let Some(at) = rest.rfind(separator) else {
+                    break;
+                };
                 parts.push(&rest[at + separator.len()..]);
                 rest = &rest[..at];
             }
@@ -225,5 +429,7 @@ fn rsplit(s: &str, separator: Option<&str>, limit: i64) -> Result<Value, Error> 
         },
     }
     parts.reverse();
-    Ok(Value::from(parts.into_iter().map(Value::from).collect::<Vec<_>>()))
+    Ok(Value::from(
+        parts.into_iter().map(Value::from).collect::<Vec<_>>(),
+    ))
 }

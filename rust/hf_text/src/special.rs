@@ -6,7 +6,13 @@ use std::collections::BTreeMap;
 use serde_json::{json, Value as Json};
 
 const ROLES: [&str; 7] = [
-    "bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token",
+    "bos_token",
+    "eos_token",
+    "unk_token",
+    "sep_token",
+    "pad_token",
+    "cls_token",
+    "mask_token",
 ];
 
 pub type Roles = BTreeMap<String, String>;
@@ -25,7 +31,9 @@ pub fn apply(tokenizer: &mut Json, mut config: Json, map: Json) -> Result<Roles,
     for role in ROLES {
         match config.get(role) {
             Some(value) => {
-                let text = value.as_str().or_else(|| value.get("content").and_then(Json::as_str));
+                let text = value
+                    .as_str()
+                    .or_else(|| value.get("content").and_then(Json::as_str));
                 if let Some(text) = text {
                     roles.insert(role.to_string(), text.to_string());
                 }
@@ -75,7 +83,10 @@ fn vocab_size(tokenizer: &Json) -> u64 {
 }
 
 fn added(tokenizer: &Json) -> &[Json] {
-    tokenizer.get("added_tokens").and_then(Json::as_array).map_or(&[], Vec::as_slice)
+    tokenizer
+        .get("added_tokens")
+        .and_then(Json::as_array)
+        .map_or(&[], Vec::as_slice)
 }
 
 fn id_of(tokenizer: &Json, token: &str) -> Option<u64> {
@@ -95,7 +106,11 @@ fn add_tokens(tokenizer: &mut Json, config: &Json, roles: &Roles) -> Result<(), 
         let id: u64 = id
             .parse()
             .map_err(|_| format!("added_tokens_decoder of tokenizer_config.json: id {id:?}"))?;
-        if token.get("content").and_then(Json::as_str).is_some_and(|t| !t.is_empty()) {
+        if token
+            .get("content")
+            .and_then(Json::as_str)
+            .is_some_and(|t| !t.is_empty())
+        {
             wanted.push((id, token.clone()));
         }
     }
@@ -109,7 +124,8 @@ fn add_tokens(tokenizer: &mut Json, config: &Json, roles: &Roles) -> Result<(), 
     for list in ["additional_special_tokens", "extra_special_tokens"] {
         let list = config.get(list).and_then(Json::as_array);
         named.extend(list.into_iter().flatten().filter_map(|t| {
-            t.as_str().or_else(|| t.get("content").and_then(Json::as_str))
+            t.as_str()
+                .or_else(|| t.get("content").and_then(Json::as_str))
         }));
     }
     for text in named {
@@ -120,7 +136,11 @@ fn add_tokens(tokenizer: &mut Json, config: &Json, roles: &Roles) -> Result<(), 
     let mut list: Vec<Json> = added(tokenizer).to_vec();
     let size = vocab_size(tokenizer);
     for token in wanted {
-        let text = token.get("content").and_then(Json::as_str).unwrap_or("").to_string();
+        let text = token
+            .get("content")
+            .and_then(Json::as_str)
+            .unwrap_or("")
+            .to_string();
         let flag = |name: &str| token.get(name).and_then(Json::as_bool).unwrap_or(false);
         let place = list
             .iter()
@@ -128,7 +148,9 @@ fn add_tokens(tokenizer: &mut Json, config: &Json, roles: &Roles) -> Result<(), 
         let id = match place {
             Some(i) => list[i].get("id").and_then(Json::as_u64).unwrap_or(0),
             None => vocab_id(tokenizer, &text).unwrap_or_else(|| {
-                let ids = list.iter().filter_map(|t| t.get("id").and_then(Json::as_u64));
+                let ids = list
+                    .iter()
+                    .filter_map(|t| t.get("id").and_then(Json::as_u64));
                 ids.max().map_or(size, |max| size.max(max + 1))
             }),
         };
@@ -175,7 +197,12 @@ fn post_processor(tokenizer: &mut Json, config: &Json, roles: &Roles) {
     let tokens: serde_json::Map<String, Json> = [&bos, &eos]
         .into_iter()
         .flatten()
-        .map(|(text, id)| (text.clone(), json!({"id": text, "ids": [id], "tokens": [text]})))
+        .map(|(text, id)| {
+            (
+                text.clone(),
+                json!({"id": text, "ids": [id], "tokens": [text]}),
+            )
+        })
         .collect();
     let (single, mut pair) = (side("A", 0), side("A", 0));
     pair.extend(side("B", 1));

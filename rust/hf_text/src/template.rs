@@ -33,7 +33,10 @@ pub struct Rendered {
 impl ChatTemplate {
     pub fn new(source: &str) -> Result<ChatTemplate, String> {
         if source.len() > MAX_SOURCE {
-            return Err(format!("it has {} bytes; at most {MAX_SOURCE} are read", source.len()));
+            return Err(format!(
+                "it has {} bytes; at most {MAX_SOURCE} are read",
+                source.len()
+            ));
         }
         let mut env = Environment::new();
         env.set_syntax(
@@ -48,12 +51,23 @@ impl ChatTemplate {
         env.set_recursion_limit(100);
         env.set_fuel(Some(FUEL));
         crate::python::install(&mut env);
-        env.add_function("raise_exception", |message: &Value| -> Result<Value, Error> {
-            Err(Error::new(ErrorKind::InvalidOperation, format!("{RAISED}{message}")))
-        });
-        let (rewritten, has_generation) = generation::rewrite(source);
-        env.add_template_owned(NAME, rewritten).map_err(|e| describe(&e))?;
-        Ok(ChatTemplate { env, has_generation })
+        env.add_function(
+            "raise_exception",
+            |message: &Value| -> Result<Value, Error> {
+                Err(Error::new(
+                    ErrorKind::InvalidOperation,
+                    format!("{RAISED}{message}"),
+                ))
+            },
+        );
+        let source = source.replace("\r\n", "\n").replace('\r', "\n");
+        let (rewritten, has_generation) = generation::rewrite(&source);
+        env.add_template_owned(NAME, rewritten)
+            .map_err(|e| describe(&e))?;
+        Ok(ChatTemplate {
+            env,
+            has_generation,
+        })
     }
 
     pub fn has_generation(&self) -> bool {
@@ -88,19 +102,22 @@ impl ChatTemplate {
         if input > LARGE_INPUT {
             env.set_fuel(Some(FUEL + input as u64));
         }
-        env.add_function("strftime_now", move |format: &str| -> Result<String, Error> {
-            let mut out = vec![0u8; 256 + 16 * format.len().min(256)];
-            let n = (clock.strftime)(
-                clock.now,
-                format.as_ptr(),
-                format.len(),
-                out.as_mut_ptr(),
-                out.len(),
-            );
-            out.truncate(n);
-            String::from_utf8(out)
-                .map_err(|_| Error::new(ErrorKind::InvalidOperation, "strftime_now: not UTF-8"))
-        });
+        env.add_function(
+            "strftime_now",
+            move |format: &str| -> Result<String, Error> {
+                let mut out = vec![0u8; 256 + 16 * format.len().min(256)];
+                let n = (clock.strftime)(
+                    clock.now,
+                    format.as_ptr(),
+                    format.len(),
+                    out.as_mut_ptr(),
+                    out.len(),
+                );
+                out.truncate(n);
+                String::from_utf8(out)
+                    .map_err(|_| Error::new(ErrorKind::InvalidOperation, "strftime_now: not UTF-8"))
+            },
+        );
         if let Some(marks) = marks {
             env.add_function(
                 generation::FUNCTION,
@@ -112,7 +129,12 @@ impl ChatTemplate {
             );
         }
         let messages = list.into_iter().map(with_reasoning).collect();
-        Ok(Conversation { env, context, messages, marks })
+        Ok(Conversation {
+            env,
+            context,
+            messages,
+            marks,
+        })
     }
 }
 
@@ -153,7 +175,10 @@ pub struct Conversation {
 impl Conversation {
     /// Renders the first `count` messages.
     pub fn render(&self, count: usize, add_generation_prompt: bool) -> Result<Rendered, String> {
-        let messages = self.messages.get(..count).ok_or("there are fewer messages")?;
+        let messages = self
+            .messages
+            .get(..count)
+            .ok_or("there are fewer messages")?;
         let mut context = self.context.clone();
         context.push((Value::from("messages"), Value::from(messages.to_vec())));
         context.push((
@@ -169,7 +194,10 @@ impl Conversation {
                 let (text, spans) = marks.take_out(text)?;
                 Ok(Rendered { text, spans })
             }
-            None => Ok(Rendered { text, spans: Vec::new() }),
+            None => Ok(Rendered {
+                text,
+                spans: Vec::new(),
+            }),
         }
     }
 }

@@ -78,8 +78,7 @@ pub fn load(text: &str, config: &str, map: &str) -> Result<(HfTokenizer, Vec<u8>
     model_tokens(&json, &spelling, &mut tokens)?;
     let added = json.get("added_tokens").and_then(Json::as_array).cloned();
     tokenizers::canonicalize_value(&mut json).map_err(|e| e.to_string())?;
-    let pipeline =
-        tokenizers::from_json(&json.to_string()).map_err(|e| e.to_string())?;
+    let pipeline = tokenizers::from_json(&json.to_string()).map_err(|e| e.to_string())?;
     drop(json);
     for token in added.iter().flatten() {
         let content = token.get("content").and_then(Json::as_str).unwrap_or("");
@@ -88,7 +87,10 @@ pub fn load(text: &str, config: &str, map: &str) -> Result<(HfTokenizer, Vec<u8>
             .and_then(Json::as_u64)
             .and_then(|id| u32::try_from(id).ok())
             .ok_or_else(|| format!("added token {content:?} has no id"))?;
-        let special = token.get("special").and_then(Json::as_bool).unwrap_or(false);
+        let special = token
+            .get("special")
+            .and_then(Json::as_bool)
+            .unwrap_or(false);
         tokens.insert(
             id,
             Token {
@@ -154,7 +156,10 @@ fn model_tokens(
         Json::Array(list) => {
             for (id, entry) in list.iter().enumerate() {
                 let text = entry.get(0).and_then(Json::as_str);
-                insert(text.ok_or("a vocab entry is no [text, score]")?, Some(id as u64))?;
+                insert(
+                    text.ok_or("a vocab entry is no [text, score]")?,
+                    Some(id as u64),
+                )?;
             }
         }
         _ => return Err("model.vocab is neither an object nor an array".into()),
@@ -174,31 +179,37 @@ impl Spelling {
     fn of(json: &Json) -> Spelling {
         let mut byte_level = false;
         let mut space = None;
-        let visit = |node: &Json, byte_level: &mut bool, space: &mut Option<String>| {
-            match node.get("type").and_then(Json::as_str) {
-                Some("ByteLevel") => *byte_level = true,
-                Some("Metaspace") => {
-                    let mark = node.get("replacement").and_then(Json::as_str);
-                    *space = Some(mark.unwrap_or("\u{2581}").to_string());
-                }
-                Some("Replace") => {
-                    let pattern = node.get("pattern").and_then(|p| p.get("String"));
-                    let (from, to) = (pattern.and_then(Json::as_str), node.get("content"));
-                    match (from, to.and_then(Json::as_str)) {
-                        (Some(mark), Some(" ")) | (Some(" "), Some(mark)) => {
-                            *space = Some(mark.to_string())
-                        }
-                        _ => {}
-                    }
-                }
-                _ => {}
+        let visit = |node: &Json, byte_level: &mut bool, space: &mut Option<String>| match node
+            .get("type")
+            .and_then(Json::as_str)
+        {
+            Some("ByteLevel") => *byte_level = true,
+            Some("Metaspace") => {
+                let mark = node.get("replacement").and_then(Json::as_str);
+                *space = Some(mark.unwrap_or("\u{2581}").to_string());
             }
+            Some("Replace") => {
+                let pattern = node.get("pattern").and_then(|p| p.get("String"));
+                let (from, to) = (pattern.and_then(Json::as_str), node.get("content"));
+                match (from, to.and_then(Json::as_str)) {
+                    (Some(mark), Some(" ")) | (Some(" "), Some(mark)) => {
+                        *space = Some(mark.to_string())
+                    }
+                    _ => {}
+                }
+            }
+            _ => {}
         };
         for part in ["normalizer", "pre_tokenizer", "decoder"] {
             let Some(root) = json.get(part) else { continue };
             visit(root, &mut byte_level, &mut space);
             for list in ["normalizers", "pretokenizers", "decoders"] {
-                for node in root.get(list).and_then(Json::as_array).into_iter().flatten() {
+                for node in root
+                    .get(list)
+                    .and_then(Json::as_array)
+                    .into_iter()
+                    .flatten()
+                {
                     visit(node, &mut byte_level, &mut space);
                 }
             }
@@ -207,7 +218,9 @@ impl Spelling {
         let field = |name: &str| model.and_then(|m| m.get(name));
         Spelling {
             byte_of_char: byte_level.then(|| byte_alphabet().map(|(b, c)| (c, b)).collect()),
-            byte_fallback: field("byte_fallback").and_then(Json::as_bool).unwrap_or(false),
+            byte_fallback: field("byte_fallback")
+                .and_then(Json::as_bool)
+                .unwrap_or(false),
             space,
             continuing: field("continuing_subword_prefix")
                 .and_then(Json::as_str)
@@ -221,7 +234,10 @@ impl Spelling {
             let bytes: Option<Vec<u8>> = token.chars().map(|c| table.get(&c).copied()).collect();
             return bytes.unwrap_or_else(|| token.as_bytes().to_vec());
         }
-        if self.byte_fallback && token.len() == 6 && token.starts_with("<0x") && token.ends_with('>')
+        if self.byte_fallback
+            && token.len() == 6
+            && token.starts_with("<0x")
+            && token.ends_with('>')
         {
             if let Ok(byte) = u8::from_str_radix(&token[3..5], 16) {
                 return vec![byte];

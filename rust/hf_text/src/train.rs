@@ -22,14 +22,24 @@ pub fn train(texts: &[&str], options: &str) -> Result<String, String> {
     let specials: Vec<String> = options
         .get("special_tokens")
         .and_then(Json::as_array)
-        .map(|list| list.iter().filter_map(Json::as_str).map(str::to_string).collect())
+        .map(|list| {
+            list.iter()
+                .filter_map(Json::as_str)
+                .map(str::to_string)
+                .collect()
+        })
         .unwrap_or_default();
     let alphabet: HashMap<u8, char> = byte_alphabet().collect();
     let mut trainer = BpeTrainer::builder()
         .vocab_size(number("vocab_size") as usize)
         .min_frequency(number("min_frequency"))
         .show_progress(false)
-        .special_tokens(specials.iter().map(|s| AddedToken::from(s.as_str(), true)).collect())
+        .special_tokens(
+            specials
+                .iter()
+                .map(|s| AddedToken::from(s.as_str(), true))
+                .collect(),
+        )
         .initial_alphabet(alphabet.values().copied().collect())
         .build();
 
@@ -42,7 +52,9 @@ pub fn train(texts: &[&str], options: &str) -> Result<String, String> {
     let cut = |text: &str| -> tokenizers::Result<Vec<String>> {
         let mut spans = Vec::new();
         let mut scratch = Default::default();
-        cutter.get_pre_tokenizer().pre_tokenize(text, &mut scratch, &mut spans)?;
+        cutter
+            .get_pre_tokenizer()
+            .pre_tokenize(text, &mut scratch, &mut spans)?;
         Ok(spans
             .iter()
             .map(|s| text[s.range()].bytes().map(|b| alphabet[&b]).collect())
@@ -50,21 +62,32 @@ pub fn train(texts: &[&str], options: &str) -> Result<String, String> {
     };
     trainer.feed(texts.iter(), cut).map_err(|e| e.to_string())?;
     let (vocab, merges, _) = trainer.train_vocab().map_err(|e| e.to_string())?;
-    let mut tokens: Vec<(u32, String)> =
-        vocab.iter().map(|(token, id)| (*id, token.to_string())).collect();
+    let mut tokens: Vec<(u32, String)> = vocab
+        .iter()
+        .map(|(token, id)| (*id, token.to_string()))
+        .collect();
     tokens.sort();
-    if tokens.iter().enumerate().any(|(i, (id, _))| i as u32 != *id) {
+    if tokens
+        .iter()
+        .enumerate()
+        .any(|(i, (id, _))| i as u32 != *id)
+    {
         return Err("the trained vocabulary has holes".into());
     }
     let tokens: Vec<String> = tokens.into_iter().map(|(_, token)| token).collect();
-    let merges: Vec<(String, String)> =
-        merges.iter().map(|(a, b)| (a.to_string(), b.to_string())).collect();
+    let merges: Vec<(String, String)> = merges
+        .iter()
+        .map(|(a, b)| (a.to_string(), b.to_string()))
+        .collect();
     serde_json::to_string_pretty(&document(&tokens, &merges, &specials)).map_err(|e| e.to_string())
 }
 
 fn document(tokens: &[String], merges: &[(String, String)], specials: &[String]) -> Json {
-    let vocab: serde_json::Map<String, Json> =
-        tokens.iter().enumerate().map(|(i, t)| (t.clone(), json!(i))).collect();
+    let vocab: serde_json::Map<String, Json> = tokens
+        .iter()
+        .enumerate()
+        .map(|(i, t)| (t.clone(), json!(i)))
+        .collect();
     let added: Vec<Json> = specials
         .iter()
         .enumerate()
