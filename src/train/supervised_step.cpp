@@ -33,7 +33,7 @@ void add_metrics(StepResult& total, const loss::ObjectiveResult& part) {
 loss::ObjectiveResult run_micro_batch(Context& ctx, const models::Decoder& decoder, const loss::Objective& objective,
                                       const data::MicroBatch& mb, int64_t step_tokens) {
   const models::StreamInputs inputs = models::make_inputs(ctx, decoder.config(), mb.stream);
-  const Tensor x = decoder.forward(ctx, inputs);
+  Tensor x = decoder.forward(ctx, inputs);
   const Tensor rows = upload(ctx, std::span<const int32_t>(mb.rows));
   const Tensor targets = upload(ctx, std::span<const int32_t>(mb.targets));
   const std::vector<loss::SampleRange> ranges = sample_ranges(mb);
@@ -46,6 +46,7 @@ loss::ObjectiveResult run_micro_batch(Context& ctx, const models::Decoder& decod
   }
   const ops::TokenLogprobs out =
       ops::token_logprobs(ctx, decoder.head_weight(), decoder.final_rows(ctx, x, rows), targets, head);
+  x = Tensor();  // backward needs the blocks' inputs, not this output
   const std::vector<double> logprob = read(ctx, out.logprob, -1.0);
   input.logprob = logprob;
   loss::ObjectiveResult result = objective.evaluate(input);

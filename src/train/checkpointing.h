@@ -1,0 +1,19 @@
+// Saving and restoring the state of a training run (io/checkpoint.h). Everything else a resume needs is a function of seed and step.
+#pragma once
+
+#include <filesystem>
+#include <nlohmann/json.hpp>
+
+#include "io/loaded_model.h"
+#include "optim/adamw.h"
+
+namespace hone::train {
+
+// Values of the trained parameters (their fp32 masters where they have one) and the optimizer's state. Returns the checkpoint's folder.
+std::filesystem::path save_checkpoint(const std::filesystem::path& checkpoints, int64_t step, io::LoadedModel& model, const optim::AdamW& adamw,
+                                      const nlohmann::json& state, int save_total_limit);
+
+// Restores model and optimizer; returns the saved state. UserError if the checkpoint is damaged or of another set-up.
+nlohmann::json restore_checkpoint(const std::filesystem::path& folder, Context& ctx, io::LoadedModel& model, optim::AdamW& adamw);
+
+}  // namespace hone::train
