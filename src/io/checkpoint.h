@@ -97,5 +97,10 @@ std::vector<int64_t> list_checkpoints(const std::filesystem::path& checkpoints,
 // The newest complete one; null: none.
 std::optional<std::filesystem::path> latest_checkpoint(const std::filesystem::path& checkpoints,
                                                        std::vector<std::string>* skipped = nullptr);
+// Opens the newest one whose every byte verifies, passing over damaged ones; null: none.
+std::optional<TrainingCheckpoint> open_latest_checkpoint(
+    const std::filesystem::path& checkpoints, std::vector<std::string>* skipped = nullptr);
+// Removes all checkpoints above `step`: going on from an older one begins another history.
+void discard_checkpoints_after(const std::filesystem::path& checkpoints, int64_t step);
 
 }  // namespace hone::io

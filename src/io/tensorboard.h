@@ -24,7 +24,8 @@ class EventWriter {
   void scalar(std::string_view tag, double value, int64_t step);
   // Shown as Markdown. Bytes that are not UTF-8 are replaced.
   void text(std::string_view tag, std::string_view text, int64_t step);
-  void flush();  // to the operating system
+  // Every event is handed to the operating system at once; this makes them durable too.
+  void flush();
 
   const std::filesystem::path& path() const { return path_; }
 

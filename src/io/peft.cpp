@@ -1,0 +1,438 @@
+#include "io/peft.h"
+
+#include <algorithm>
+#include <cmath>
+#include <map>
+#include <nlohmann/json.hpp>
+#include <regex>
+
+#include "core/error.h"
+#include "io/files.h"
+#include "io/safetensors.h"
+#include "models/json_fields.h"
+
+namespace hone::io {
+namespace {
+
+namespace fs = std::filesystem;
+using models::JsonFields;
+using models::shown;
+constexpr std::string_view kTag = "adapter";
+constexpr int64_t kMaxRank = 1 << 16;
+constexpr size_t kMaxExpression = 2000;
+constexpr std::string_view kPrefix = "base_model.model.";
+
+bool is_on(const nlohmann::json& value) {
+  if (value.is_null()) return false;
+  if (value.is_boolean()) return value.get<bool>();
+  if (value.is_number()) return value.get<double>() != 0;
+  if (value.is_string()) return !value.get_ref<const std::string&>().empty();
+  return !value.empty();
+}
+
+// Matching takes time linear in the text for every expression: no backtracking.
+std::regex compile(const std::string& expression, std::string_view what) {
+  if (expression.size() > kMaxExpression) {
+    user_error(kTag, "{}: an expression of {} bytes; at most {} are allowed", what,
+               expression.size(), kMaxExpression);
+  }
+  try {
+    return std::regex(expression, std::regex::ECMAScript | std::regex_constants::__polynomial);
+  } catch (const std::regex_error&) {
+    user_error(kTag,
+               "{}: {} is not a regular expression that is understood here; list the module names "
+               "instead",
+               what, shown(nlohmann::json(expression)));
+  }
+}
+
+bool full_match(const std::string& expression, std::string_view text, std::string_view what) {
+  if (text.size() > 4096) return false;
+  return std::regex_match(text.begin(), text.end(), compile(expression, what));
+}
+
+bool is_suffix(std::string_view module, std::string_view name) {
+  return module == name || (module.size() > name.size() && module.ends_with(name) &&
+                            module[module.size() - name.size() - 1] == '.');
+}
+
+bool any_suffix(std::string_view module, const std::vector<std::string>& names) {
+  return std::any_of(names.begin(), names.end(),
+                     [&](const std::string& name) { return is_suffix(module, name); });
+}
+
+std::vector<std::string_view> split(std::string_view path) {
+  std::vector<std::string_view> parts;
+  while (true) {
+    const size_t dot = path.find('.');
+    parts.push_back(path.substr(0, dot));
+    if (dot == std::string_view::npos) return parts;
+    path.remove_prefix(dot + 1);
+  }
+}
+
+std::optional<int64_t> as_index(std::string_view text) {
+  if (text.empty() || text.size() > 9) return std::nullopt;
+  int64_t value = 0;
+  for (const char c : text) {
+    if (c < '0' || c > '9') return std::nullopt;
+    value = value * 10 + (c - '0');
+  }
+  return value;
+}
+
+// The number of the block that a module is in: the first path part that is a number and, if
+// patterns are given, follows one of them; without patterns it must have two parts before it.
+std::optional<int64_t> layer_of(std::string_view module, const std::vector<std::string>& patterns) {
+  const std::vector<std::string_view> parts = split(module);
+  for (size_t i = 1; i + 1 < parts.size(); ++i) {
+    const std::optional<int64_t> index = as_index(parts[i]);
+    if (!index) continue;
+    if (patterns.empty()
+            ? i >= 2
+            : std::find(patterns.begin(), patterns.end(), parts[i - 1]) != patterns.end()) {
+      return index;
+    }
+  }
+  return std::nullopt;
+}
+
+template <class T>
+const T* first_match(const std::vector<std::pair<std::string, T>>& patterns,
+                     std::string_view module, const char* what) {
+  for (const auto& [pattern, value] : patterns) {
+    if (is_suffix(module, pattern)) return &value;
+    if (full_match("(.*\\.)?(" + pattern + ")", module, what)) return &value;
+  }
+  return nullptr;
+}
+
+// A list of names, or a text.
+void read_names(JsonFields& fields, const char* name, std::vector<std::string>& list,
+                std::string& expression) {
+  const nlohmann::json* value = fields.get(name);
+  if (!value) return;
+  if (value->is_string()) {
+    expression = value->get<std::string>();
+    if (expression != "all-linear") compile(expression, name);
+  } else {
+    list = *fields.texts(name);
+    for (const std::string& item : list) {
+      if (item.empty()) fields.fail(name, "a module name must not be empty");
+    }
+  }
+}
+
+void refuse_unsupported(JsonFields& fields) {
+  if (const auto type = fields.text("peft_type"); !type || *type != "LORA") {
+    fields.fail("peft_type", "only LORA adapters are supported");
+  }
+  if (const auto task = fields.text("task_type"); task && *task != "CAUSAL_LM") {
+    fields.fail("task_type", "only CAUSAL_LM adapters are supported");
+  }
+  if (const auto bias = fields.text("bias"); bias && *bias != "none") {
+    fields.fail("bias", "only \"none\" is supported: biases of the base are not trained");
+  }
+  for (const char* name :
+       {"use_dora", "lora_bias", "fan_in_fan_out", "use_qalora", "layer_replication",
+        "modules_to_save", "megatron_config", "trainable_token_indices", "alora_invocation_tokens",
+        "target_parameters", "use_bdlora", "arrow_config", "kasa_config", "monteclora_config",
+        "velora_config", "ensure_weight_tying", "auto_mapping"}) {
+    const nlohmann::json* value = fields.get(name);
+    if (!value || !is_on(*value)) continue;
+    // Only says which class a custom base model has.
+    if (std::string_view(name) == "auto_mapping") continue;
+    fields.fail(name,
+                "it changes what the adapter computes and is not supported; use a plain LoRA "
+                "adapter, or merge this one into its base with peft");
+  }
+}
+
+// Objects keep no order in the general reader, but the first pattern that matches counts.
+template <class T>
+void read_patterns(JsonFields& fields, const char* name, const nlohmann::ordered_json& ordered,
+                   std::vector<std::pair<std::string, T>>& out, double lowest, double highest) {
+  const nlohmann::json* object = fields.object(name);
+  if (!object) return;
+  JsonFields inner(*object, kTag, "adapter_config.json", std::string(name) + ".");
+  for (const auto& [key, value] : ordered[name].items()) {
+    compile("(.*\\.)?(" + key + ")", name);
+    if constexpr (std::is_same_v<T, int64_t>) {
+      out.emplace_back(key, inner.required_integer(key, static_cast<int64_t>(lowest),
+                                                   static_cast<int64_t>(highest)));
+    } else {
+      const auto number = inner.number(key, lowest, highest);
+      if (!number) inner.fail(key, "it must be a number");
+      out.emplace_back(key, *number);
+    }
+  }
+}
+
+// Splits a name into texts and numbers, so that layer 2 comes before layer 10.
+bool natural_less(const std::string& a, const std::string& b) {
+  const auto pa = split(a), pb = split(b);
+  for (size_t i = 0; i < std::min(pa.size(), pb.size()); ++i) {
+    if (pa[i] == pb[i]) continue;
+    const auto na = as_index(pa[i]), nb = as_index(pb[i]);
+    if (na && nb && *na != *nb) return *na < *nb;
+    return pa[i] < pb[i];
+  }
+  return pa.size() < pb.size();
+}
+
+nlohmann::ordered_json number_json(double value) {
+  if (value == std::floor(value) && std::abs(value) < 1e15) return static_cast<int64_t>(value);
+  return value;
+}
+
+}  // namespace
+
+bool AdapterConfig::targets(std::string_view module) const {
+  if (!exclude_expression.empty() && full_match(exclude_expression, module, "exclude_modules")) {
+    return false;
+  }
+  if (any_suffix(module, exclude_modules)) return false;
+  if (all_linear()) return !is_suffix(module, "lm_head");
+  if (!target_expression.empty()) return full_match(target_expression, module, "target_modules");
+  if (std::find(target_modules.begin(), target_modules.end(), module) != target_modules.end()) {
+    return true;
+  }
+  if (!any_suffix(module, target_modules)) return false;
+  if (layers_to_transform.empty()) return true;
+  const std::optional<int64_t> layer = layer_of(module, layers_pattern);
+  return layer && std::find(layers_to_transform.begin(), layers_to_transform.end(), *layer) !=
+                      layers_to_transform.end();
+}
+
+int64_t AdapterConfig::rank_of(std::string_view module) const {
+  const int64_t* value = first_match(rank_pattern, module, "rank_pattern");
+  return value ? *value : r;
+}
+
+double AdapterConfig::alpha_of(std::string_view module) const {
+  const double* value = first_match(alpha_pattern, module, "alpha_pattern");
+  return value ? *value : alpha;
+}
+
+double AdapterConfig::scale_of(std::string_view module) const {
+  const double rank = static_cast<double>(rank_of(module));
+  return alpha_of(module) / (use_rslora ? std::sqrt(rank) : rank);
+}
+
+AdapterConfig parse_adapter_config(const std::string& json_text, const std::string& source) {
+  const nlohmann::json json = models::parse_json_object(json_text, kTag, source);
+  const auto ordered = nlohmann::ordered_json::parse(json_text);
+  JsonFields fields(json, kTag, source);
+  refuse_unsupported(fields);
+  AdapterConfig config;
+  config.r = fields.integer("r", 1, kMaxRank).value_or(8);
+  config.alpha = fields.number("lora_alpha", -1e9, 1e9).value_or(8);
+  config.dropout = fields.number("lora_dropout", 0, 1).value_or(0);
+  if (config.dropout >= 1) fields.fail("lora_dropout", "it must be below 1");
+  config.use_rslora = fields.boolean("use_rslora").value_or(false);
+  config.task_type = fields.text("task_type").value_or("CAUSAL_LM");
+  config.base_model_name_or_path = fields.text("base_model_name_or_path").value_or("");
+  config.revision = fields.text("revision").value_or("");
+  read_names(fields, "target_modules", config.target_modules, config.target_expression);
+  if (config.target_modules.empty() && config.target_expression.empty()) {
+    fields.fail("target_modules", "it must list the modules that the adapter changes");
+  }
+  read_names(fields, "exclude_modules", config.exclude_modules, config.exclude_expression);
+  if (const nlohmann::json* layers = fields.get("layers_to_transform")) {
+    if (layers->is_array()) {
+      config.layers_to_transform = *fields.integers("layers_to_transform", 0, INT32_MAX);
+    } else {
+      config.layers_to_transform = {fields.required_integer("layers_to_transform", 0, INT32_MAX)};
+    }
+    if (!config.target_expression.empty() && !config.layers_to_transform.empty()) {
+      fields.fail("layers_to_transform", "it works only with a list of target_modules");
+    }
+  }
+  if (const nlohmann::json* pattern = fields.get("layers_pattern")) {
+    if (pattern->is_string()) {
+      const auto text = pattern->get<std::string>();
+      if (!text.empty()) config.layers_pattern = {text};
+    } else {
+      config.layers_pattern = *fields.texts("layers_pattern");
+    }
+  }
+  read_patterns(fields, "rank_pattern", ordered, config.rank_pattern, 1, kMaxRank);
+  read_patterns(fields, "alpha_pattern", ordered, config.alpha_pattern, -1e9, 1e9);
+  if (const nlohmann::json* init = fields.get("init_lora_weights")) {
+    if (init->is_boolean()) {
+      config.init_lora_weights = init->get<bool>() ? "true" : "false";
+    } else {
+      config.init_lora_weights = *fields.text("init_lora_weights");
+      // These change the weights of the base when the adapter is made, so a saved adapter fits
+      // another base only.
+      for (const std::string_view changed : {"pissa", "olora", "corda", "loftq", "lora_ga"}) {
+        if (config.init_lora_weights.starts_with(changed)) {
+          fields.fail("init_lora_weights",
+                      "such an adapter belongs to a base with changed weights, which is not "
+                      "supported; convert it with peft");
+        }
+      }
+    }
+  }
+  fields.ignore({"auto_mapping", "inference_mode", "peft_version", "megatron_core", "loftq_config",
+                 "eva_config", "corda_config", "lora_ga_config", "qalora_group_size",
+                 "runtime_config"});
+  config.unknown_fields = fields.unknown();
+  return config;
+}
+
+std::string adapter_config_json(const AdapterConfig& config) {
+  nlohmann::ordered_json json;
+  auto names = [](const std::vector<std::string>& list,
+                  const std::string& expression) -> nlohmann::ordered_json {
+    if (!expression.empty()) return expression;
+    if (list.empty()) return nullptr;
+    return list;
+  };
+  json["peft_type"] = "LORA";
+  json["task_type"] = config.task_type;
+  json["auto_mapping"] = nullptr;
+  json["base_model_name_or_path"] = config.base_model_name_or_path;
+  json["revision"] = nullptr;
+  if (!config.revision.empty()) json["revision"] = config.revision;
+  json["inference_mode"] = true;
+  json["r"] = config.r;
+  json["lora_alpha"] = number_json(config.alpha);
+  json["lora_dropout"] = config.dropout;
+  json["use_rslora"] = config.use_rslora;
+  json["target_modules"] = names(config.target_modules, config.target_expression);
+  json["exclude_modules"] = names(config.exclude_modules, config.exclude_expression);
+  json["layers_to_transform"] = nullptr;
+  if (!config.layers_to_transform.empty()) json["layers_to_transform"] = config.layers_to_transform;
+  json["layers_pattern"] = nullptr;
+  if (!config.layers_pattern.empty()) json["layers_pattern"] = config.layers_pattern;
+  json["rank_pattern"] = nlohmann::ordered_json::object();
+  for (const auto& [key, value] : config.rank_pattern) json["rank_pattern"][key] = value;
+  json["alpha_pattern"] = nlohmann::ordered_json::object();
+  for (const auto& [key, value] : config.alpha_pattern) {
+    json["alpha_pattern"][key] = number_json(value);
+  }
+  json["init_lora_weights"] = config.init_lora_weights;
+  if (config.init_lora_weights == "true") json["init_lora_weights"] = true;
+  if (config.init_lora_weights == "false") json["init_lora_weights"] = false;
+  json["bias"] = "none";
+  json["fan_in_fan_out"] = false;
+  json["modules_to_save"] = nullptr;
+  json["use_dora"] = false;
+  json["lora_bias"] = false;
+  json["layer_replication"] = nullptr;
+  json["megatron_config"] = nullptr;
+  json["megatron_core"] = "megatron.core";
+  json["loftq_config"] = nlohmann::ordered_json::object();
+  return json.dump(2, ' ', false, nlohmann::json::error_handler_t::replace) + "\n";
+}
+
+std::string adapter_tensor_name(std::string_view module, LoraSide side) {
+  return fmt::format("{}{}.lora_{}.weight", kPrefix, module, side == LoraSide::a ? 'A' : 'B');
+}
+
+std::optional<AdapterTensorName> parse_adapter_tensor_name(std::string_view name) {
+  if (!name.starts_with(kPrefix)) return std::nullopt;
+  name.remove_prefix(kPrefix.size());
+  for (const LoraSide side : {LoraSide::a, LoraSide::b}) {
+    const std::string_view end = side == LoraSide::a ? ".lora_A.weight" : ".lora_B.weight";
+    if (name.size() > end.size() && name.ends_with(end)) {
+      name.remove_suffix(end.size());
+      return AdapterTensorName{std::string(name), side};
+    }
+  }
+  return std::nullopt;
+}
+
+Adapter load_adapter(const fs::path& folder) {
+  std::error_code code;
+  const fs::path config_path = folder / "adapter_config.json";
+  const fs::path weights_path = folder / "adapter_model.safetensors";
+  if (!fs::exists(config_path, code)) {
+    user_error(kTag, "{} has no adapter_config.json; give the folder of a PEFT adapter",
+               folder.string());
+  }
+  Adapter adapter;
+  adapter.config =
+      parse_adapter_config(read_text_file(config_path, 16u << 20), config_path.string());
+  if (!fs::exists(weights_path, code)) {
+    if (fs::exists(folder / "adapter_model.bin", code)) {
+      user_error(kTag,
+                 "{} has only adapter_model.bin, which can run code when read; convert it to "
+                 "safetensors: load it with peft and call save_pretrained",
+                 folder.string());
+    }
+    user_error(kTag, "{} has no adapter_model.safetensors; the adapter is incomplete",
+               folder.string());
+  }
+  const SafetensorsFile file = SafetensorsFile::open(weights_path);
+  std::map<std::string, std::pair<const TensorEntry*, const TensorEntry*>, decltype(&natural_less)>
+      modules(&natural_less);
+  for (const TensorEntry& tensor : file.tensors()) {
+    const auto name = parse_adapter_tensor_name(tensor.name);
+    if (!name) {
+      user_error(kTag,
+                 "{}: tensor {} is not a LoRA matrix of a linear layer (base_model.model.<module>."
+                 "lora_A.weight or lora_B.weight); only those are supported",
+                 weights_path.string(), shown(nlohmann::json(tensor.name)));
+    }
+    auto& pair = modules[name->module];
+    (name->side == LoraSide::a ? pair.first : pair.second) = &tensor;
+  }
+  if (modules.empty()) user_error(kTag, "{} holds no tensors", weights_path.string());
+  for (const auto& [module, pair] : modules) {
+    const auto& [a, b] = pair;
+    if (!a || !b) {
+      user_error(kTag, "{}: module {} has lora_{} but no lora_{}; the adapter is incomplete",
+                 weights_path.string(), shown(nlohmann::json(module)), a ? 'A' : 'B',
+                 a ? 'B' : 'A');
+    }
+    const int64_t rank = adapter.config.rank_of(module);
+    if (a->shape.size() != 2 || b->shape.size() != 2 || a->shape[0] != rank ||
+        b->shape[1] != rank || a->elements() == 0 || b->elements() == 0) {
+      user_error(kTag,
+                 "{}: module {} has lora_A [{}] and lora_B [{}], but adapter_config.json gives it "
+                 "rank {}: A must be [{}, in] and B [out, {}]",
+                 weights_path.string(), shown(nlohmann::json(module)), fmt::join(a->shape, ", "),
+                 fmt::join(b->shape, ", "), rank, rank, rank);
+    }
+    for (const TensorEntry* tensor : {a, b}) {
+      if (const auto bad = find_nonfinite(*tensor)) {
+        user_error(kTag, "{}: tensor {} holds {} at element {}; the adapter is damaged",
+                   weights_path.string(), tensor->name, bad->value, bad->first);
+      }
+    }
+    AdapterLayer layer{module, rank, a->shape[1], b->shape[0], {}, {}};
+    layer.a.resize(static_cast<size_t>(a->elements()));
+    layer.b.resize(static_cast<size_t>(b->elements()));
+    read_as_float(*a, 0, layer.a);
+    read_as_float(*b, 0, layer.b);
+    adapter.layers.push_back(std::move(layer));
+  }
+  return adapter;
+}
+
+void save_adapter(const fs::path& folder, const AdapterConfig& config,
+                  const std::vector<AdapterLayerView>& layers) {
+  std::error_code code;
+  fs::create_directories(folder, code);
+  if (code) runtime_error("file", "cannot create {}: {}", folder.string(), code.message());
+  std::vector<TensorDecl> decls;
+  for (const AdapterLayerView& layer : layers) {
+    decls.push_back(
+        {adapter_tensor_name(layer.module, LoraSide::a), FileType::f32, {layer.rank, layer.in}});
+    decls.push_back(
+        {adapter_tensor_name(layer.module, LoraSide::b), FileType::f32, {layer.out, layer.rank}});
+  }
+  SafetensorsWriter writer(folder / "adapter_model.safetensors", decls);
+  for (const AdapterLayerView& layer : layers) {
+    writer.write(adapter_tensor_name(layer.module, LoraSide::a),
+                 std::as_bytes(std::span(layer.a, static_cast<size_t>(layer.rank * layer.in))));
+    writer.write(adapter_tensor_name(layer.module, LoraSide::b),
+                 std::as_bytes(std::span(layer.b, static_cast<size_t>(layer.rank * layer.out))));
+  }
+  writer.finish();
+  write_file_atomically(folder / "adapter_config.json", adapter_config_json(config));
+}
+
+}  // namespace hone::io

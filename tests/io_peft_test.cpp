@@ -1,0 +1,296 @@
+// PEFT adapters: what the library wrote is read, its choice of modules is reproduced, and the rest
+// is refused by name. tools/make_io_fixtures.py makes the fixtures.
+#include "io/peft.h"
+
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <cmath>
+#include <fstream>
+#include <limits>
+#include <nlohmann/json.hpp>
+#include <span>
+
+#include "core/error.h"
+#include "io/safetensors.h"
+
+namespace hone::io {
+namespace {
+
+namespace fs = std::filesystem;
+using nlohmann::json;
+
+const fs::path kFixtures = fs::path(HONE_SOURCE_DIR) / "tests/fixtures/io";
+
+json load_json(const fs::path& path) {
+  std::ifstream in(path);
+  return json::parse(in);
+}
+
+std::string error_of(const json& config) {
+  try {
+    parse_adapter_config(config.dump(), "adapter_config.json");
+  } catch (const UserError& e) {
+    return e.what();
+  }
+  return "";
+}
+
+json plain() {
+  return {{"peft_type", "LORA"}, {"r", 4}, {"lora_alpha", 8}, {"target_modules", {"q_proj"}}};
+}
+
+json with(const char* name, json value) {
+  json config = plain();
+  config[name] = std::move(value);
+  return config;
+}
+
+TEST(Peft, TargetsRanksAndScalesAsTheLibraryResolvesThem) {
+  const json all = load_json(kFixtures / "peft_targets.json");
+  const auto modules = all["linear_modules"].get<std::vector<std::string>>();
+  ASSERT_EQ(modules.size(), 22u);  // 3 blocks of 7, and the head
+  ASSERT_GE(all["cases"].size(), 10u);
+  for (const auto& [name, item] : all["cases"].items()) {
+    const AdapterConfig config = parse_adapter_config(item["config"].dump(), name);
+    EXPECT_TRUE(config.unknown_fields.empty()) << config.unknown_fields.front();
+    // What is written again must mean the same.
+    const AdapterConfig again = parse_adapter_config(adapter_config_json(config), name);
+    for (const AdapterConfig& c : {config, again}) {
+      for (const std::string& module : modules) {
+        const auto expected = item["modules"].find(module);
+        ASSERT_EQ(c.targets(module), expected != item["modules"].end()) << name << " " << module;
+        if (expected == item["modules"].end()) continue;
+        EXPECT_EQ(c.rank_of(module), (*expected)["rank"].get<int64_t>()) << name << " " << module;
+        EXPECT_DOUBLE_EQ(c.scale_of(module), (*expected)["scale"].get<double>()) << name << module;
+      }
+    }
+  }
+}
+
+TEST(Peft, FirstPatternThatMatchesCounts) {
+  const char* text = R"({"peft_type": "LORA", "r": 4, "target_modules": ["q_proj"],
+    "rank_pattern": {"self_attn.q_proj": 2, "q_proj": 3}})";
+  EXPECT_EQ(parse_adapter_config(text, "t").rank_of("model.layers.0.self_attn.q_proj"), 2);
+  const char* turned = R"({"peft_type": "LORA", "r": 4, "target_modules": ["q_proj"],
+    "rank_pattern": {"q_proj": 3, "self_attn.q_proj": 2}})";
+  EXPECT_EQ(parse_adapter_config(turned, "t").rank_of("model.layers.0.self_attn.q_proj"), 3);
+}
+
+TEST(Peft, UnsupportedIsNamed) {
+  EXPECT_EQ(error_of(plain()), "");
+  const std::vector<std::pair<const char*, json>> wrong = {
+      {"peft_type", "IA3"},
+      {"task_type", "SEQ_CLS"},
+      {"bias", "all"},
+      {"use_dora", true},
+      {"lora_bias", true},
+      {"fan_in_fan_out", true},
+      {"modules_to_save", {"lm_head"}},
+      {"megatron_config", {{"a", 1}}},
+      {"layer_replication", {{0, 2}}},
+      {"trainable_token_indices", {1, 2}},
+      {"target_parameters", {"x"}},
+      {"alora_invocation_tokens", {1}},
+      {"use_qalora", true},
+      {"init_lora_weights", "pissa"},
+      {"r", 0},
+      {"r", -1},
+      {"r", "8"},
+      {"r", 1 << 20},
+      {"lora_alpha", "x"},
+      {"lora_dropout", 1.0},
+      {"lora_dropout", -0.5},
+      {"use_rslora", 1},
+      {"target_modules", nullptr},
+      {"target_modules", json::array()},
+      {"target_modules", {1}},
+      {"target_modules", {""}},
+      {"target_modules", "(unclosed"},
+      {"rank_pattern", {{"q_proj", 0}}},
+      {"rank_pattern", {{"(", 4}}},
+      {"alpha_pattern", {{"q_proj", "x"}}},
+      {"layers_to_transform", {-1}},
+  };
+  for (const auto& [name, value] : wrong) {
+    const std::string error = error_of(with(name, value));
+    EXPECT_NE(error.find(name), std::string::npos) << name << "=" << value << ": " << error;
+  }
+  json missing = plain();
+  missing.erase("peft_type");
+  EXPECT_NE(error_of(missing).find("peft_type"), std::string::npos);
+  EXPECT_EQ(parse_adapter_config(with("sparkle", 1).dump(), "t").unknown_fields,
+            std::vector<std::string>{"sparkle"});
+}
+
+// Such expressions take exponential time where matching goes back and tries again.
+TEST(Peft, HostileExpressionsEnd) {
+  AdapterConfig config =
+      parse_adapter_config(with("target_modules", "(a*)*(a|aa)*(a*)*b").dump(), "t");
+  EXPECT_FALSE(config.targets(std::string(200, 'a')));
+  EXPECT_NE(error_of(with("target_modules", std::string(5000, 'a'))), "");
+  EXPECT_NE(error_of(with("target_modules", "((a{500}){500}){500}")), "");
+}
+
+TEST(Peft, Names) {
+  const std::string module = "model.layers.0.self_attn.q_proj";
+  EXPECT_EQ(adapter_tensor_name(module, LoraSide::a),
+            "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight");
+  for (const LoraSide side : {LoraSide::a, LoraSide::b}) {
+    const auto name = parse_adapter_tensor_name(adapter_tensor_name(module, side));
+    ASSERT_TRUE(name.has_value());
+    EXPECT_EQ(name->module, module);
+    EXPECT_EQ(name->side, side);
+  }
+  for (const char* bad :
+       {"", "base_model.model.", "base_model.model..lora_A.weight2",
+        "model.layers.0.q.lora_A.weight", "base_model.model.lora_A.weight",
+        "base_model.model.x.lora_magnitude_vector", "base_model.model.x.weight"}) {
+    EXPECT_FALSE(parse_adapter_tensor_name(bad).has_value()) << bad;
+  }
+}
+
+void expect_as_recorded(const Adapter& adapter, const json& expected) {
+  EXPECT_EQ(adapter.layers.size() * 2, expected.size());
+  for (const AdapterLayer& layer : adapter.layers) {
+    for (const LoraSide side : {LoraSide::a, LoraSide::b}) {
+      const json& item = expected.at(adapter_tensor_name(layer.module, side));
+      const std::vector<float>& values = side == LoraSide::a ? layer.a : layer.b;
+      const std::vector<int64_t> shape = side == LoraSide::a
+                                             ? std::vector<int64_t>{layer.rank, layer.in}
+                                             : std::vector<int64_t>{layer.out, layer.rank};
+      EXPECT_EQ(shape, item["shape"].get<std::vector<int64_t>>());
+      EXPECT_EQ(values.front(), item["first"].get<float>());
+      EXPECT_EQ(values.back(), item["last"].get<float>());
+      double sum = 0;
+      for (const float v : values) sum += v;
+      // Up to 120 values below 4 added in fp64 in another order: far below 1e-12.
+      EXPECT_NEAR(sum, item["sum"].get<double>(), 1e-12);
+    }
+  }
+}
+
+class PeftFiles : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    folder_ = fs::temp_directory_path() /
+              fmt::format("hone_peft_{}_{}", getpid(),
+                          ::testing::UnitTest::GetInstance()->current_test_info()->name());
+    fs::remove_all(folder_);
+  }
+  void TearDown() override { fs::remove_all(folder_); }
+  void copy_fixture(const char* name) {
+    fs::remove_all(folder_);
+    fs::copy(kFixtures / name, folder_);
+  }
+  std::string load_error() {
+    try {
+      load_adapter(folder_);
+    } catch (const UserError& e) {
+      return e.what();
+    }
+    return "";
+  }
+  void write_tensors(const std::vector<std::pair<TensorDecl, float>>& tensors) {
+    std::vector<TensorDecl> decls;
+    for (const auto& [decl, value] : tensors) decls.push_back(decl);
+    SafetensorsWriter writer(folder_ / "adapter_model.safetensors", decls);
+    for (const auto& [decl, value] : tensors) {
+      const std::vector<float> values(decl.bytes() / 4, value);
+      writer.write(decl.name, std::as_bytes(std::span(values)));
+    }
+    writer.finish();
+  }
+  fs::path folder_;
+};
+
+TEST_F(PeftFiles, WhatTheLibraryWroteIsRead) {
+  for (const char* name : {"peft_plain", "peft_bf16"}) {
+    const Adapter adapter = load_adapter(kFixtures / name);
+    EXPECT_TRUE(adapter.config.unknown_fields.empty());
+    expect_as_recorded(adapter, load_json(kFixtures / name / "expected.json"));
+  }
+  const Adapter plain = load_adapter(kFixtures / "peft_plain");
+  EXPECT_EQ(plain.config.dropout, 0.1);
+  EXPECT_EQ(plain.layers.front().module, "model.layers.0.self_attn.q_proj");
+  const Adapter bf16 = load_adapter(kFixtures / "peft_bf16");
+  EXPECT_EQ(bf16.config.rank_of("model.layers.2.mlp.down_proj"), 3);
+  EXPECT_DOUBLE_EQ(bf16.config.scale_of("model.layers.2.mlp.up_proj"), 4 / std::sqrt(2.0));
+}
+
+TEST_F(PeftFiles, SavedReadsBackBitForBit) {
+  const Adapter adapter = load_adapter(kFixtures / "peft_bf16");
+  std::vector<AdapterLayerView> views;
+  for (const AdapterLayer& l : adapter.layers) {
+    views.push_back({l.module, l.rank, l.in, l.out, l.a.data(), l.b.data()});
+  }
+  save_adapter(folder_, adapter.config, views);
+  const Adapter again = load_adapter(folder_);
+  ASSERT_EQ(again.layers.size(), adapter.layers.size());
+  for (size_t i = 0; i < again.layers.size(); ++i) {
+    EXPECT_EQ(again.layers[i].module, adapter.layers[i].module);
+    EXPECT_EQ(again.layers[i].a, adapter.layers[i].a);
+    EXPECT_EQ(again.layers[i].b, adapter.layers[i].b);
+  }
+  EXPECT_EQ(SafetensorsFile::open(folder_ / "adapter_model.safetensors").tensors()[0].type,
+            FileType::f32);
+  EXPECT_EQ(adapter_config_json(again.config), adapter_config_json(adapter.config));
+}
+
+TEST_F(PeftFiles, BadFolders) {
+  fs::create_directories(folder_);
+  EXPECT_NE(load_error().find("no adapter_config.json"), std::string::npos);
+  copy_fixture("peft_plain");
+  fs::remove(folder_ / "adapter_model.safetensors");
+  EXPECT_NE(load_error().find("no adapter_model.safetensors"), std::string::npos);
+  std::ofstream(folder_ / "adapter_model.bin") << "x";
+  EXPECT_NE(load_error().find("convert it to safetensors"), std::string::npos);
+  const std::string q = "model.layers.0.self_attn.q_proj";
+  const std::string a = adapter_tensor_name(q, LoraSide::a),
+                    b = adapter_tensor_name(q, LoraSide::b);
+  const TensorDecl good_a{a, FileType::f32, {4, 16}}, good_b{b, FileType::f32, {24, 4}};
+  write_tensors({{good_a, 1}, {good_b, 1}});
+  EXPECT_EQ(load_error(), "");
+  write_tensors({{good_a, 1}});
+  EXPECT_NE(load_error().find("lora_A but no lora_B"), std::string::npos);
+  write_tensors({{good_a, 1}, {{b, FileType::f32, {24, 5}}, 1}});
+  EXPECT_NE(load_error().find("rank 4"), std::string::npos);
+  write_tensors({{{a, FileType::f32, {8, 16}}, 1}, {{b, FileType::f32, {24, 8}}, 1}});
+  EXPECT_NE(load_error().find("rank 4"), std::string::npos);
+  write_tensors({{{a, FileType::f32, {4, 16, 1}}, 1}, {good_b, 1}});
+  EXPECT_NE(load_error().find("rank 4"), std::string::npos);
+  write_tensors({{{a, FileType::f32, {4, 0}}, 1}, {good_b, 1}});
+  EXPECT_NE(load_error().find("rank 4"), std::string::npos);
+  write_tensors({{good_a, 1}, {good_b, std::numeric_limits<float>::quiet_NaN()}});
+  EXPECT_NE(load_error().find("nan"), std::string::npos);
+  write_tensors(
+      {{good_a, 1}, {good_b, 1}, {{"base_model.model.lm_head.weight", FileType::f32, {1}}, 1}});
+  EXPECT_NE(load_error().find("lm_head"), std::string::npos);
+  write_tensors({});
+  EXPECT_NE(load_error().find("no tensors"), std::string::npos);
+  write_tensors({{{a, FileType::i32, {4, 16}}, 1}, {good_b, 1}});
+  EXPECT_NE(load_error().find("I32"), std::string::npos);
+}
+
+// A file of every element type, written by the format's own library.
+TEST(SafetensorsLibrary, EveryType) {
+  const SafetensorsFile file = SafetensorsFile::open(kFixtures / "types.safetensors");
+  EXPECT_EQ(file.metadata().at("note"), "a \"quoted\" note");
+  EXPECT_EQ(file.tensors().size(), 14u);
+  const std::vector<float> expected = {0.5f, -1, 2, 0, 3, -4};
+  for (const char* name : {"f64", "f32", "f16", "bf16"}) {
+    std::vector<float> values(6);
+    read_as_float(file.at(name), 0, values);
+    EXPECT_EQ(values, expected) << name;
+    EXPECT_EQ(file.at(name).shape, (std::vector<int64_t>{2, 3}));
+  }
+  EXPECT_EQ(file.at("scalar").shape.size(), 0u);
+  EXPECT_EQ(file.at("empty").bytes, 0u);
+  EXPECT_EQ(file.at("bool").type, FileType::boolean);
+  EXPECT_EQ(file.at("f8_e4m3").type, FileType::f8_e4m3);
+  std::vector<float> values(6);
+  EXPECT_THROW(read_as_float(file.at("i64"), 0, values), UserError);
+}
+
+}  // namespace
+}  // namespace hone::io
