@@ -109,7 +109,8 @@ class Bench:
         out_path = self.path("rival.json")
         env = dict(os.environ, PYTHONWARNINGS="ignore")
         with open(out_path, "w") as out:
-            run([self.python, RIVAL, job, *flags, *self.threads()], self.path("rival.log"), out, env)
+            command = [self.python, RIVAL, job, *flags, *self.threads()]
+            run(command, self.path("rival.log"), out, env)
         with open(out_path) as f:
             return json.loads(f.read().strip().splitlines()[-1])
 

@@ -2,8 +2,8 @@
 """The rival: transformers + PEFT (+ TRL for data preparation) on the CPU, one job a process.
 
     rival_transformers.py model    --out M --tokenizer ../shared/assets/tok-qwen
-    rival_transformers.py data     --gsm8k gsm8k_train.jsonl --chats chats.jsonl --prompts prompts.jsonl
-    rival_transformers.py train    --model M --data chats.jsonl --steps 6 --kind lora --checkpointing
+    rival_transformers.py data     --gsm8k train.jsonl --chats chats.jsonl --prompts prompts.jsonl
+    rival_transformers.py train    --model M --data chats.jsonl --steps 6 --checkpointing
     rival_transformers.py generate --model M --prompts prompts.jsonl
     rival_transformers.py prepare  --model M --data chats.jsonl
 

@@ -6,7 +6,7 @@
 
 tokens.jsonl has one JSON list of token ids a line. Prints one JSON line for each: "tokens",
 "logits" (of the last position; with --all_logits of all), "greedy". --compare takes what
-`hone logits` wrote for the same input and prints the largest error instead, max|a - b| / max|b| over
+`hone logits` wrote for the same input and prints the largest error instead, max|a - b| / max|b| of
 each sequence, and fails if one exceeds --tolerance. Without --adapter the base model is run.
 """
 import argparse

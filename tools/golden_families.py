@@ -53,7 +53,7 @@ FAMILIES = {
                       tie_word_embeddings=False),
         adapters={"lora": ALL_LINEAR, "lora_qv": dict(r=8, lora_alpha=16,
                                                       target_modules=["q_proj", "v_proj"])}),
-    # Qwen2.5-0.5B in small: tied, biases on q, k, v, seven query heads a key head, a head size of 6.
+    # Qwen2.5-0.5B in small: tied, biases on q, k, v, seven query heads a key head, head size 6.
     "qwen2": dict(
         config=config("qwen2", hidden_size=42, intermediate_size=52, num_attention_heads=7,
                       num_key_value_heads=1, num_hidden_layers=2, vocab_size=51,
