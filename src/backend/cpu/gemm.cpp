@@ -51,20 +51,28 @@ struct Cut {
 Cut cut_of(const DeviceProps& props, Kind kind, const GemmJob& job) {
   Cut c;
   if (kind == Kind::tiles) {
-    const int64_t main = ceil_div(job.k, kGemmTileStep),
-                  second = ceil_div(3 * job.r, kGemmTileStep);
-    const int64_t total = main * (job.w.type == GemmElem::bf16 ? 1 : 2) + second;
+    const int64_t total = ceil_div(job.k, kGemmTileStep) + ceil_div(3 * job.r, kGemmTileStep);
+    const int64_t parts = job.w.type == GemmElem::bf16 ? 1 : 2;
     constexpr int64_t step_bytes = 32 * kGemmTileStep * 2;
-    const int64_t budget = static_cast<int64_t>(props.l2_bytes) / 2;
-    c.chunk_rows = std::min<int64_t>(1024, round_up(job.t, kGemmTileRows));
     c.row_unit = kGemmTileRows;
-    c.depth_block = std::clamp<int64_t>(total, 1, 160);
-    const int64_t subs = std::clamp<int64_t>(budget / (c.depth_block * step_bytes), 1, 8);
-    c.cols = 32 * std::min(subs, ceil_div(job.n, 32));
-    c.prepared = c.chunk_rows / kGemmTileRows * (main + second) * step_bytes;
+    c.chunk_rows = std::min<int64_t>(1024, round_up(job.t, kGemmTileRows));
+    // x is read where it lies if few columns or few rows make a second copy too dear
+    const bool direct = !job.x_by_depth && (job.n <= 64 || job.t <= 32);
+    if (!direct) c.prepared = c.chunk_rows / kGemmTileRows * total * step_bytes;
+    c.depth_block = ceil_div(total, ceil_div(total, direct ? 160 : 38));
+    c.depth_block = std::max<int64_t>(c.depth_block, 1);
+    // a panel fills less than half of L2, and there are as many for each thread
+    const int64_t most = std::clamp<int64_t>(
+        static_cast<int64_t>(props.l2_bytes) * 7 / 16 / (c.depth_block * parts * step_bytes), 1,
+        16);
+    const int64_t subs = ceil_div(job.n, 32), each = ceil_div(subs, props.threads);
+    c.cols = 32 * (job.t <= 32 ? std::min<int64_t>(most, 2) : ceil_div(each, ceil_div(each, most)));
+    c.cols = std::min(c.cols, 32 * subs);
     const bool in_memory = total > c.depth_block || (job.alpha != 1 && job.r > 0);
-    c.panel = c.cols / 32 * c.depth_block * step_bytes +
-              (in_memory ? c.chunk_rows * c.cols : 32 * 32) * 4;
+    c.panel = c.cols / 32 * c.depth_block * parts * step_bytes +
+              (in_memory ? c.chunk_rows : 32) * c.cols * 4 + c.cols * 4 +
+              (direct ? total * step_bytes : 0);
+    c.panel = round_up(c.panel, 64);
     return c;
   }
   c.chunk_rows = std::min<int64_t>(504, round_up(job.t, kGemmWordsRows));
@@ -91,7 +99,8 @@ void run_job(const KernelCtx& ctx, Kind kind, const GemmJob& job, const Cut& c) 
   const GemmPath& path = path_of(kind);
   char* panels = static_cast<char*>(ctx.scratch) + c.prepared;
   for (int64_t begin = 0; begin < job.t; begin += c.chunk_rows) {
-    const GemmChunk chunk = {begin, std::min(c.chunk_rows, job.t - begin), ctx.scratch};
+    const GemmChunk chunk = {begin, std::min(c.chunk_rows, job.t - begin),
+                             c.prepared > 0 ? ctx.scratch : nullptr};
     if (c.prepared > 0) {
       const int64_t unit = round_up(32, c.row_unit);
       ctx.pool->run(ceil_div(chunk.rows, unit), [&](int64_t task, int) {
@@ -100,7 +109,11 @@ void run_job(const KernelCtx& ctx, Kind kind, const GemmJob& job, const Cut& c) 
     }
     const int64_t col_tasks = ceil_div(job.n, c.cols);
     int64_t rows = chunk.rows;
-    if (col_tasks < 4 * ctx.pool->size()) rows = std::min(rows, round_up(256, c.row_unit));
+    if (col_tasks < ctx.pool->size()) {
+      const int64_t parts = ceil_div(ctx.pool->size(), col_tasks);
+      rows = std::min(
+          rows, std::max(round_up(64, c.row_unit), round_up(ceil_div(rows, parts), c.row_unit)));
+    }
     const int64_t row_tasks = ceil_div(chunk.rows, rows);
     ctx.pool->run(col_tasks * row_tasks, [&](int64_t task, int worker) {
       const int64_t t = task % row_tasks * rows, n = task / row_tasks * c.cols;

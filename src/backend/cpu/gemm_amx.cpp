@@ -1,6 +1,12 @@
 // gemm in tiles of AMX: y in blocks of 32 x 32 (2 x 2 tiles), steps of 32 along the depth, each
-// element one chain over all steps. gcc 12 takes the undefined operands of its own intrinsics for
-// our mistakes
+// element one chain over all steps in order (a step of an fp32 w is two: the high parts, then the
+// low parts).
+//
+// A panel of w lies packed in tile order in L2 and meets 32 rows of x at a time. The depth is taken
+// in segments short enough that the segment of x stays in L1 while the panel's columns pass; sums
+// wait in L2 between segments. Rounding and storing a block, and the fetching of the next rows, are
+// done between the tile instructions of the block after it, which leave the vector units idle. gcc
+// 12 takes the undefined operands of its own intrinsics for our mistakes
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 #include <immintrin.h>
 
@@ -14,15 +20,14 @@ namespace {
 
 constexpr int64_t kTileBytes = 1024, kStepBytes = 2 * kTileBytes;
 constexpr int64_t kBlock = kGemmTileRows;
+constexpr int64_t kSegment = 10;  // steps: 20 kB of x and 20 kB of w in L1
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-// Steps of the depth: x against the parts of w, then x2's parts, laid end to end, against those of
-// w2.
+// Steps of the depth: x against w, then x2's parts, laid end to end, against those of w2.
 struct Depth {
   int64_t main, parts, second;
-  int64_t prepared() const { return main + second; }
-  int64_t total() const { return main * parts + second; }
+  int64_t total() const { return main + second; }
 };
 Depth depth_of(const GemmJob& job) {
   return {ceil_div(job.k, 32), job.w.type == GemmElem::bf16 ? 1 : 2, ceil_div(3 * job.r, 32)};
@@ -45,202 +50,377 @@ void tiles_begin() {
   _tile_loadconfig(&config);
 }
 
-char* block_of(const GemmJob& job, const GemmChunk& chunk, int64_t t) {
-  return static_cast<char*>(chunk.prepared) +
-         (t - chunk.begin) / kBlock * depth_of(job).prepared() * kStepBytes;
+// Row of a second operand as its parts end to end, from element e0: x2 gives (high, low, high), w2
+// (high, high, low). 32 elements.
+void split_row(const char* row, int64_t r, bool of_x, int64_t e0, uint16_t* out) {
+  for (int64_t e = 0; e < 32; ++e) out[e] = 0;
+  for (int64_t third = 0; third < 3; ++third) {
+    const int part = third == (of_x ? 1 : 2);
+    const int64_t from = e0 > third * r ? e0 - third * r : 0;
+    const int64_t to = min_of(r, e0 + 32 - third * r);
+    for (int64_t i = from; i < to; i += 16) {
+      const int64_t some = min_of<int64_t>(16, to - i);
+      const __m512i v = _mm512_srli_epi32(upper(GemmElem::f32, part, row + i * 4, some), 16);
+      _mm512_mask_cvtepi32_storeu_epi16(out + third * r + i - e0,
+                                        static_cast<__mmask16>((1u << some) - 1), v);
+    }
+  }
 }
 
-// Element i of the row that x2 (part sequence high, low, high) or w2 (high, high, low) makes along
-// the second depth.
-float split_element(const char* p, bool low_part) {
-  float f;
-  __builtin_memcpy(&f, p, 4);
-  const uint32_t high = static_cast<uint32_t>(round_bf16(f)) << 16;
-  float h;
-  __builtin_memcpy(&h, &high, 4);
-  if (!low_part) return h;
-  const float low = f - h;
-  return (high & 0x7f800000u) == 0x7f800000u ? 0 : low;
+// Rows [t, t + count) of x, count <= 16, steps [first, total) as [step][2 tiles], this tile at out
+// + step * kStepBytes. Rows behind count are left as they are: what they hold reaches no other row.
+void prepare_tile(const GemmJob& job, const Depth& depth, int64_t t, int64_t count, int64_t first,
+                  char* out) {
+  const int64_t pairs = (job.k + 1) / 2;
+  for (int64_t s = first; s < depth.main; ++s) {
+    float* tile = reinterpret_cast<float*>(out + s * kStepBytes);
+    const int64_t words = min_of<int64_t>(16, pairs - s * 16);
+    if (job.x_by_depth) {
+      Vec r[16];
+      for (int64_t p = 0; p < 16; ++p)
+        r[p] = p < words ? column_words(job.x, 0, s * 16 + p, t, count) : zero();
+      transpose(r, tile, 16);
+    } else if (words == 16 && job.k % 2 == 0) {
+      const char* x = at(job.x, t, s * 32);
+      for (int64_t i = 0; i < count; ++i, x += job.x.stride) {
+        _mm_prefetch(x + 512, _MM_HINT_T0);
+        _mm512_store_si512(tile + i * 16, _mm512_loadu_si512(x));
+      }
+    } else {
+      for (int64_t i = 0; i < count; ++i)
+        store(tile + i * 16, row_words(job.x, 0, t + i, s * 16, words));
+    }
+  }
+  for (int64_t s = first > depth.main ? first : depth.main; s < depth.total(); ++s) {
+    uint16_t* tile = reinterpret_cast<uint16_t*>(out + s * kStepBytes);
+    for (int64_t i = 0; i < count; ++i) {
+      split_row(at(job.x2, t + i, 0), job.r, true, (s - depth.main) * 32, tile + i * 32);
+    }
+  }
 }
 
 // Blocks of 32 rows, each [step][2 tiles][16 rows][32 elements].
 void prepare(const GemmJob* job, const GemmChunk* chunk, int64_t t0, int64_t rows) {
   const Depth depth = depth_of(*job);
   for (int64_t t = t0; t < t0 + rows; t += 16) {
-    const int64_t count = min_of<int64_t>(16, t0 + rows - t);
-    char* out = block_of(*job, *chunk, t) + (t - chunk->begin) % kBlock / 16 * kTileBytes;
-    for (int64_t s = 0; s < depth.main; ++s) {
-      if (job->x_by_depth) {
-        Vec r[16];
-        for (int64_t p = 0; p < 16; ++p) {
-          r[p] = s * 16 + p < (job->k + 1) / 2 ? column_words(job->x, 0, s * 16 + p, t, count)
-                                               : zero();
-        }
-        transpose(r, reinterpret_cast<float*>(out + s * kStepBytes), 16);
-      } else {
-        const int64_t words = min_of<int64_t>(16, (job->k + 1) / 2 - s * 16);
-        for (int64_t i = 0; i < 16; ++i) {
-          store(reinterpret_cast<float*>(out + s * kStepBytes + i * 64),
-                i < count ? row_words(job->x, 0, t + i, s * 16, words) : zero());
-        }
-      }
-    }
-    char* second = out + depth.main * kStepBytes;
-    for (int64_t i = 0; i < 16; ++i) {
-      for (int64_t e = 0; e < depth.second * 32; ++e) {
-        float f = 0;
-        if (i < count && e < 3 * job->r)
-          f = split_element(at(job->x2, t + i, e % job->r), e / job->r == 1);
-        const uint16_t h = round_bf16(f);
-        __builtin_memcpy(second + e / 32 * kStepBytes + i * 64 + e % 32 * 2, &h, 2);
-      }
-    }
+    char* block = static_cast<char*>(chunk->prepared) +
+                  (t - chunk->begin) / kBlock * depth.total() * kStepBytes;
+    prepare_tile(*job, depth, t, min_of<int64_t>(16, t0 + rows - t), 0,
+                 block + (t - chunk->begin) % kBlock / 16 * kTileBytes);
   }
 }
 
-// One tile of w: columns n0.. (count of them) at a step of the whole depth.
-void pack_tile(const GemmJob& job, const Depth& depth, int64_t step, int64_t n0, int64_t count,
-               float* out) {
-  Vec r[16];
-  if (step < depth.main * depth.parts) {
-    const int part = step >= depth.main;
-    const int64_t pair0 = (step - part * depth.main) * 16, pairs = (job.k + 1) / 2;
-    if (job.w_by_depth) {
-      for (int64_t p = 0; p < 16; ++p) {
-        store(out + p * 16, pair0 + p < pairs && count > 0
-                                ? column_words(job.w, part, pair0 + p, n0, count)
-                                : zero());
+// A tile of w: columns n0.. (count of them) at a step of its depth.
+inline void pack_tile(const GemmJob& job, int part, int64_t step, int64_t n0, int64_t count,
+                      float* out) {
+  const int64_t pairs = (job.k + 1) / 2, words = min_of<int64_t>(16, pairs - step * 16);
+  if (job.w_by_depth) {
+    if (count >= 16 && job.w.type == GemmElem::bf16 && step * 32 + 32 <= job.k) {
+      const char* w = at(job.w, step * 32, n0);
+      for (int64_t p = 0; p < 16; ++p, w += 2 * job.w.stride) {
+        const __m512i even =
+            _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(w)));
+        const __m512i odd = _mm512_cvtepu16_epi32(
+            _mm256_loadu_si256(reinterpret_cast<const __m256i*>(w + job.w.stride)));
+        _mm512_store_si512(out + p * 16, _mm512_or_si512(even, _mm512_slli_epi32(odd, 16)));
       }
       return;
     }
-    for (int64_t i = 0; i < 16; ++i) {
-      r[i] = i < count ? row_words(job.w, part, n0 + i, pair0, min_of<int64_t>(16, pairs - pair0))
-                       : zero();
+    for (int64_t p = 0; p < 16; ++p) {
+      store(out + p * 16, p < words ? column_words(job.w, part, step * 16 + p, n0, count) : zero());
     }
-    transpose(r, out, 16);
     return;
   }
-  const int64_t e0 = (step - depth.main * depth.parts) * 32;
-  uint16_t* halves = reinterpret_cast<uint16_t*>(out);
-  for (int64_t e = 0; e < 32; ++e) {
-    for (int64_t i = 0; i < 16; ++i) {
-      float f = 0;
-      if (i < count && e0 + e < 3 * job.r) {
-        const int64_t rank = (e0 + e) % job.r;
-        f = split_element(job.w_by_depth ? at(job.w2, rank, n0 + i) : at(job.w2, n0 + i, rank),
-                          (e0 + e) / job.r == 2);
-      }
-      halves[e / 2 * 32 + i * 2 + e % 2] = round_bf16(f);
-    }
-  }
-}
-
-// Tiles 0..3 += a b over steps; a and b are [step][2 tiles].
-void multiply(const char* a, const char* b, int64_t steps, bool rows32, bool cols32) {
-  if (rows32 && cols32) {
-    for (int64_t s = 0; s < steps; ++s, a += kStepBytes, b += kStepBytes) {
-      _tile_loadd(4, a, 64);
-      _tile_loadd(6, b, 64);
-      _tile_dpbf16ps(0, 4, 6);
-      _tile_loadd(7, b + kTileBytes, 64);
-      _tile_dpbf16ps(1, 4, 7);
-      _tile_loadd(5, a + kTileBytes, 64);
-      _tile_dpbf16ps(2, 5, 6);
-      _tile_dpbf16ps(3, 5, 7);
-    }
-  } else if (cols32) {
-    for (int64_t s = 0; s < steps; ++s, a += kStepBytes, b += kStepBytes) {
-      _tile_loadd(4, a, 64);
-      _tile_loadd(6, b, 64);
-      _tile_dpbf16ps(0, 4, 6);
-      _tile_loadd(7, b + kTileBytes, 64);
-      _tile_dpbf16ps(1, 4, 7);
-    }
-  } else if (rows32) {
-    for (int64_t s = 0; s < steps; ++s, a += kStepBytes, b += kStepBytes) {
-      _tile_loadd(4, a, 64);
-      _tile_loadd(6, b, 64);
-      _tile_dpbf16ps(0, 4, 6);
-      _tile_loadd(5, a + kTileBytes, 64);
-      _tile_dpbf16ps(2, 5, 6);
+  Vec r[16];
+  if (count >= 16 && job.w.type == GemmElem::bf16 && step * 32 + 32 <= job.k) {
+    const char* w = at(job.w, n0, step * 32);
+    for (int64_t i = 0; i < 16; ++i, w += job.w.stride) {
+      _mm_prefetch(w + 512, _MM_HINT_T0);
+      r[i] = load(reinterpret_cast<const float*>(w));
     }
   } else {
-    for (int64_t s = 0; s < steps; ++s, a += kStepBytes, b += kStepBytes) {
-      _tile_loadd(4, a, 64);
-      _tile_loadd(6, b, 64);
-      _tile_dpbf16ps(0, 4, 6);
+    for (int64_t i = 0; i < 16; ++i)
+      r[i] = i < count ? row_words(job.w, part, n0 + i, step * 16, words) : zero();
+  }
+  transpose(r, out, 16);
+}
+
+// The same of w2's parts.
+void pack_second(const GemmJob& job, int64_t step, int64_t n0, int64_t count, float* out) {
+  if (job.w_by_depth) {
+    for (int64_t p = 0; p < 16; ++p) {
+      __m512i word = _mm512_setzero_si512();
+      for (int64_t half = 0; half < 2; ++half) {
+        const int64_t e = step * 32 + p * 2 + half;
+        if (e >= 3 * job.r) continue;
+        const __m512i v = upper(GemmElem::f32, e / job.r == 2, at(job.w2, e % job.r, n0), count);
+        word = _mm512_or_si512(word, half ? v : _mm512_srli_epi32(v, 16));
+      }
+      _mm512_store_si512(out + p * 16, word);
+    }
+    return;
+  }
+  Vec r[16];
+  for (int64_t i = 0; i < 16; ++i) {
+    uint16_t line[32] = {};
+    if (i < count) split_row(at(job.w2, n0 + i, 0), job.r, false, step * 32, line);
+    r[i] = load(reinterpret_cast<const float*>(line));
+  }
+  transpose(r, out, 16);
+}
+
+// w's columns [n0, n0 + cols), steps [first, last), as [32 columns][step][part][2 tiles];
+// depth_block steps apart.
+void pack_panel(const GemmJob& job, const Depth& depth, int64_t n0, int64_t cols, int64_t first,
+                int64_t last, int64_t depth_block, char* packed) {
+  const int64_t tiles = ceil_div(cols, 16);
+  const int64_t pitch = depth.parts * kStepBytes;
+  const auto pack = [&](int64_t tile, int64_t s) {
+    const int64_t n = tile * 16, count = min_of<int64_t>(16, cols - n);
+    char* out = packed + (tile / 2 * depth_block + s - first) * pitch + tile % 2 * kTileBytes;
+    if (s >= depth.main) {
+      pack_second(job, s - depth.main, n0 + n, count, reinterpret_cast<float*>(out));
+      return;
+    }
+    for (int64_t part = 0; part < depth.parts; ++part) {
+      pack_tile(job, static_cast<int>(part), s, n0 + n, count,
+                reinterpret_cast<float*>(out + part * kStepBytes));
+    }
+  };
+  if (job.w_by_depth) {
+    for (int64_t s = first; s < last; ++s) {
+      for (int64_t tile = 0; tile < tiles; ++tile) pack(tile, s);
+    }
+  } else {
+    for (int64_t tile = 0; tile < tiles; ++tile) {
+      for (int64_t s = first; s < last; ++s) pack(tile, s);
     }
   }
 }
 
-// scratch: w of depth_block steps, [32 columns][step][2 tiles]; then sums as blocks of 32 x 32, all
-// of the panel's where the depth is cut, else one.
-void panel(const GemmJob* job, const GemmChunk* chunk, int64_t t0, int64_t rows, int64_t n0,
-           int64_t cols, int64_t depth_block, void* scratch) {
-  const Depth depth = depth_of(*job);
-  const int64_t boundary = depth.main * depth.parts, total = depth.total();
-  const bool scale = job->alpha != 1 && job->r > 0;
-  const bool cut = total > depth_block || scale;
-  const int64_t subs = ceil_div(cols, kBlock);
-  char* packed = static_cast<char*>(scratch);
-  float* sums = reinterpret_cast<float*>(packed + subs * depth_block * kStepBytes);
-  tiles_begin();
-  for (int64_t first = 0, last; first == 0 || first < total; first = last) {
-    last = min_of(first + depth_block, total);
-    if (scale && first < boundary) last = min_of(last, boundary);
-    for (int64_t sub = 0; sub < subs; ++sub) {
-      for (int64_t half = 0; half < 2; ++half) {
-        const int64_t n = sub * kBlock + half * 16, count = min_of<int64_t>(16, cols - n);
-        if (count <= 0) continue;
-        for (int64_t s = first; s < last; ++s) {
-          pack_tile(*job, depth, s, n0 + n, count,
-                    reinterpret_cast<float*>(packed + (sub * depth_block + s - first) * kStepBytes +
-                                             half * kTileBytes));
-        }
+// What is done between the tile instructions: rows of a finished block are rounded and stored,
+// memory is fetched into L2.
+struct Between {
+  // the finished block: c[32][32]
+  const float* c = nullptr;
+  char* y = nullptr;
+  const char* add = nullptr;
+  const float* bias = nullptr;
+  int64_t y_stride = 0, add_stride = 0;
+  int64_t row = 0, rows = 0, rows_per_step = 0;
+  __mmask32 columns = 0;
+  bool y_bf16 = false, add_bf16 = false, scale = false;
+  float alpha = 1;
+  // what to fetch
+  const char *fetch = nullptr, *fetch_end = nullptr;
+  int64_t lines_per_step = 0;
+
+  inline void finish_row() {
+    Vec low = load(c + row * 32), high = load(c + row * 32 + 16);
+    const __mmask16 first = static_cast<__mmask16>(columns),
+                    second = static_cast<__mmask16>(columns >> 16);
+    if (scale) {
+      low = mul(low, splat(alpha));
+      high = mul(high, splat(alpha));
+    }
+    if (bias) {
+      low = plus(low, load(bias));
+      high = plus(high, load(bias + 16));
+    }
+    if (add) {
+      const char* from = add + row * add_stride;
+      if (add_bf16) {
+        const __m512i both = _mm512_maskz_loadu_epi16(columns, from);
+        low = plus(low, _mm512_castsi512_ps(_mm512_slli_epi32(
+                            _mm512_cvtepu16_epi32(_mm512_castsi512_si256(both)), 16)));
+        high = plus(high, _mm512_castsi512_ps(_mm512_slli_epi32(
+                              _mm512_cvtepu16_epi32(_mm512_extracti64x4_epi64(both, 1)), 16)));
+      } else {
+        low = plus(low, _mm512_maskz_loadu_ps(first, from));
+        high = plus(high, _mm512_maskz_loadu_ps(second, from + 64));
       }
     }
-    for (int64_t t = 0; t < rows; t += kBlock) {
-      const char* a = block_of(*job, *chunk, t0 + t);
-      const bool rows32 = rows - t > 16;
-      for (int64_t sub = 0; sub < subs; ++sub) {
-        const bool cols32 = cols - sub * kBlock > 16;
-        float* c = cut ? sums + (t / kBlock * subs + sub) * kBlock * kBlock : sums;
-        if (first == 0) {
-          _tile_zero(0);
-          _tile_zero(1);
-          _tile_zero(2);
-          _tile_zero(3);
-        } else {
-          if (scale && first == boundary) {
-            for (int64_t i = 0; i < kBlock * kBlock; i += 16)
-              store(c + i, mul(load(c + i), splat(job->alpha)));
-          }
-          _tile_loadd(0, c, kBlock * 4);
-          _tile_loadd(1, c + 16, kBlock * 4);
-          _tile_loadd(2, c + 16 * kBlock, kBlock * 4);
-          _tile_loadd(3, c + 16 * kBlock + 16, kBlock * 4);
-        }
-        const char* b = packed + sub * depth_block * kStepBytes;
-        for (int64_t s = first; s < last;) {
-          // x is read again for each part of w
-          int64_t end = s < boundary ? (s / depth.main + 1) * depth.main : total;
-          end = min_of(end, last);
-          const int64_t from = s < boundary ? s % depth.main : depth.main + s - boundary;
-          multiply(a + from * kStepBytes, b + (s - first) * kStepBytes, end - s, rows32, cols32);
-          s = end;
-        }
-        _tile_stored(0, c, kBlock * 4);
-        _tile_stored(1, c + 16, kBlock * 4);
-        _tile_stored(2, c + 16 * kBlock, kBlock * 4);
-        _tile_stored(3, c + 16 * kBlock + 16, kBlock * 4);
-        if (last == total) {
-          finish(*job, c, kBlock, t0 + t, min_of(kBlock, rows - t), n0 + sub * kBlock,
-                 min_of(kBlock, cols - sub * kBlock));
-        }
-      }
+    char* to = y + row * y_stride;
+    if (y_bf16) {
+      _mm512_mask_storeu_epi16(to, columns,
+                               reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(high, low)));
+    } else {
+      _mm512_mask_storeu_ps(to, first, low);
+      _mm512_mask_storeu_ps(to + 64, second, high);
     }
-    if (last == first) break;
+    ++row;
   }
+  void flush() {
+    while (row < rows) finish_row();
+  }
+  inline void step() {
+    const int64_t to = min_of(rows, row + rows_per_step);
+    while (row < to) finish_row();
+    if (fetch < fetch_end) {
+      for (int64_t i = 0; i < lines_per_step; ++i) _mm_prefetch(fetch + i * 64, _MM_HINT_T1);
+      fetch += lines_per_step * 64;
+    }
+  }
+};
+
+// Where the tiles of x lie: rows stride bytes apart, the second tile and the next step so many
+// bytes further.
+struct Rows {
+  const char* data;
+  int64_t stride, second, next;
+};
+
+// Tiles 0..3 += x w over steps; w is [step][Parts][2 tiles], pitch bytes a step.
+template <bool Rows32, bool Cols32, int Parts>
+void multiply(Rows x, const char* w, int64_t pitch, int64_t steps, Between& between) {
+  const char* a = x.data;
+  between.rows_per_step = steps > 0 ? (between.rows - between.row + steps - 1) / steps : 0;
+  for (int64_t s = 0; s < steps; ++s, a += x.next, w += pitch) {
+    _tile_loadd(4, a, x.stride);
+    _tile_loadd(6, w, 64);
+    _tile_dpbf16ps(0, 4, 6);
+    if constexpr (Cols32) {
+      _tile_loadd(7, w + kTileBytes, 64);
+      _tile_dpbf16ps(1, 4, 7);
+    }
+    if constexpr (Rows32) {
+      _tile_loadd(5, a + x.second, x.stride);
+      _tile_dpbf16ps(2, 5, 6);
+    }
+    between.step();
+    if constexpr (Rows32 && Cols32) _tile_dpbf16ps(3, 5, 7);
+    if constexpr (Parts == 2) {
+      _tile_loadd(6, w + kStepBytes, 64);
+      _tile_dpbf16ps(0, 4, 6);
+      if constexpr (Rows32) _tile_dpbf16ps(2, 5, 6);
+      if constexpr (Cols32) {
+        _tile_loadd(7, w + kStepBytes + kTileBytes, 64);
+        _tile_dpbf16ps(1, 4, 7);
+        if constexpr (Rows32) _tile_dpbf16ps(3, 5, 7);
+      }
+    }
+  }
+}
+
+using Multiply = void (*)(Rows, const char*, int64_t, int64_t, Between&);
+// by parts - 1, rows32, cols32
+constexpr Multiply kMultiply[2][2][2] = {{{multiply<false, false, 1>, multiply<false, true, 1>},
+                                          {multiply<true, false, 1>, multiply<true, true, 1>}},
+                                         {{multiply<false, false, 2>, multiply<false, true, 2>},
+                                          {multiply<true, false, 2>, multiply<true, true, 2>}}};
+
+// scratch: w of depth_block steps, [32 columns][step][part][2 tiles]; sums as blocks of 32 x 32,
+// all of the panel's where the depth is cut, else 32 rows of them; bias; where chunk->prepared is
+// null, one block of x.
+void panel(const GemmJob* job_pointer, const GemmChunk* chunk, int64_t t0, int64_t rows, int64_t n0,
+           int64_t cols, int64_t depth_block, void* scratch) {
+  const GemmJob& job = *job_pointer;
+  const Depth depth = depth_of(job);
+  const int64_t total = depth.total(), pitch = depth.parts * kStepBytes;
+  const bool scale_between = job.alpha != 1 && job.r > 0;
+  const bool cut = total > depth_block || scale_between;
+  const int64_t subs = ceil_div(cols, kBlock), blocks = ceil_div(rows, kBlock);
+  char* packed = static_cast<char*>(scratch);
+  float* sums = reinterpret_cast<float*>(packed + subs * depth_block * pitch);
+  float* bias = sums + (cut ? blocks : 1) * subs * kBlock * kBlock;
+  char* own = reinterpret_cast<char*>(bias + subs * kBlock);
+  if (job.bias.data) {
+    for (int64_t n = 0; n < subs * kBlock; n += 16) {
+      store(bias + n, n < cols ? expand_some(job.bias.type, at(job.bias, 0, n0 + n),
+                                             min_of<int64_t>(16, cols - n))
+                               : zero());
+    }
+  }
+  Between between;
+  between.y_stride = job.y.stride;
+  between.add_stride = job.add.stride;
+  between.y_bf16 = job.y.type == GemmElem::bf16;
+  between.add_bf16 = job.add.type == GemmElem::bf16;
+  between.scale = job.alpha != 1 && job.r == 0;
+  between.alpha = job.alpha;
+  tiles_begin();
+  int64_t first = 0;
+  do {
+    int64_t last = min_of(first + depth_block, total);
+    if (scale_between && first < depth.main) last = min_of(last, depth.main);
+    pack_panel(job, depth, n0, cols, first, last, depth_block, packed);
+    for (int64_t block = 0; block < blocks; ++block) {
+      const int64_t t = block * kBlock, count = min_of(kBlock, rows - t);
+      // steps before direct are read where x lies, the others from the prepared block
+      int64_t direct = 0;
+      const char* prepared;
+      if (chunk->prepared) {
+        prepared = static_cast<const char*>(chunk->prepared) +
+                   (t0 + t - chunk->begin) / kBlock * total * kStepBytes;
+        between.fetch = prepared + (total + first) * kStepBytes;
+        between.fetch_end =
+            block + 1 < blocks ? between.fetch + (last - first) * kStepBytes : between.fetch;
+        between.lines_per_step = ceil_div(32, subs);
+      } else {
+        if (count % 16 == 0) direct = job.k / 32;
+        for (int64_t i = 0; i < count; i += 16) {
+          prepare_tile(job, depth, t0 + t + i, min_of<int64_t>(16, count - i),
+                       direct > first ? direct : first, own + i / 16 * kTileBytes);
+        }
+        prepared = own;
+      }
+      int64_t begin = first;
+      do {
+        int64_t end = min_of(begin + kSegment, last);
+        if (last - begin < 2 * kSegment && last - begin > kSegment)
+          end = begin + (last - begin + 1) / 2;
+        for (int64_t sub = 0; sub < subs; ++sub) {
+          const bool rows32 = count > 16, cols32 = cols - sub * kBlock > 16;
+          float* c = sums + ((cut ? block * subs : 0) + sub) * kBlock * kBlock;
+          if (begin == 0) {
+            _tile_zero(0);
+            _tile_zero(1);
+            _tile_zero(2);
+            _tile_zero(3);
+          } else {
+            if (scale_between && begin == depth.main) {
+              for (int64_t i = 0; i < kBlock * kBlock; i += 16)
+                store(c + i, mul(load(c + i), splat(job.alpha)));
+            }
+            _tile_loadd(0, c, kBlock * 4);
+            _tile_loadd(1, c + 16, kBlock * 4);
+            _tile_loadd(2, c + 16 * kBlock, kBlock * 4);
+            _tile_loadd(3, c + 16 * kBlock + 16, kBlock * 4);
+          }
+          const char* w = packed + (sub * depth_block - first) * pitch;
+          for (int64_t s = begin; s < end;) {
+            int64_t to = end;
+            if (s < direct) to = min_of(to, direct);
+            if (s < depth.main) to = min_of(to, depth.main);
+            const Rows x =
+                s < direct ? Rows{at(job.x, t0 + t, s * 32), job.x.stride, 16 * job.x.stride, 64}
+                           : Rows{prepared + s * kStepBytes, 64, kTileBytes, kStepBytes};
+            kMultiply[s < depth.main ? depth.parts - 1 : 0][rows32][cols32](x, w + s * pitch, pitch,
+                                                                            to - s, between);
+            s = to;
+          }
+          between.flush();
+          _tile_stored(0, c, kBlock * 4);
+          _tile_stored(1, c + 16, kBlock * 4);
+          _tile_stored(2, c + 16 * kBlock, kBlock * 4);
+          _tile_stored(3, c + 16 * kBlock + 16, kBlock * 4);
+          if (end == total) {
+            const int64_t n = sub * kBlock, width = min_of(kBlock, cols - n);
+            between.c = c;
+            between.y = const_cast<char*>(at(job.y, t0 + t, n0 + n));
+            between.add = job.add.data ? at(job.add, t0 + t, n0 + n) : nullptr;
+            between.bias = job.bias.data ? bias + n : nullptr;
+            between.row = 0;
+            between.rows = count;
+            between.columns = static_cast<__mmask32>((uint64_t{1} << width) - 1);
+          }
+        }
+        begin = end;
+      } while (begin < last);
+    }
+    first = last;
+  } while (first < total);
+  between.flush();
   _tile_release();
 }
 }  // namespace

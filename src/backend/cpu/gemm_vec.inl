@@ -158,8 +158,8 @@ Vec expand_some(GemmElem type, const char* p, int64_t count) {
 }
 
 // y[t0.., n0..) from c[rows][ldc]: alpha (where not applied before), bias, add, one rounding.
-void finish(const GemmJob& job, const float* c, int64_t ldc, int64_t t0, int64_t rows, int64_t n0,
-            int64_t cols) {
+[[maybe_unused]] void finish(const GemmJob& job, const float* c, int64_t ldc, int64_t t0,
+                             int64_t rows, int64_t n0, int64_t cols) {
   const bool scale = job.alpha != 1 && job.r == 0;
   for (int64_t n = 0; n < cols; n += kLanes) {
     const int64_t count = min_of<int64_t>(kLanes, cols - n);
