@@ -7,9 +7,9 @@ namespace {
 
 using cpu::Isa;
 
-// More than one slice of the vocabulary, the last one ragged; later words have larger logits, so
+// More than one chunk of the vocabulary, the last one ragged; later words have larger logits, so
 // that the running maximum grows.
-constexpr int64_t kVocab = 4096 + 1024 + 77;
+constexpr int64_t kVocab = 4 * 1024 + 77;
 
 std::vector<double> weight_values(int64_t v, int64_t d) {
   auto w = numbers(2, v * d);

@@ -2,10 +2,10 @@
 // log-probs in the same pass. Legend: R rows of a block, S entries of a vocabulary slice, D hidden,
 // V vocabulary.
 //
-// The vocabulary goes by in slices of kHeadSlice. Exponentials are kept relative to 2^k, where k is
-// the row's running maximum (that of the slices seen so far) over ln 2, rounded: going from one k
-// to the next multiplies sums by a power of two, which is exact. Within a slice they are summed by
-// chunks of kVocabChunk in fp32, and chunks are added in ascending order in fp64.
+// The vocabulary goes by in chunks of kVocabChunk, ascending. A chunk's exponentials are kept
+// relative to 2^k, where k is the row's running maximum (this chunk's entries included) over ln 2,
+// rounded, and summed in fp32; chunks are added in fp64. Going from one k to the next multiplies
+// sums by a power of two, which is exact.
 #include "backend/cpu/head.h"
 
 #include <cmath>
@@ -21,7 +21,7 @@ struct RowState {
 
 // Buffers of one call, laid out in the scratch.
 struct Buffers {
-  void* logits;  // [R, S]
+  void* logits;  // [R, S]; the probabilities take their place row by row
   void* u;       // [R, D]: sum of e W, relative to 2^k
   RowState* rows;
   void* gemm;
@@ -33,7 +33,14 @@ bool with_dx(const HeadDesc& d) { return !d.dlogprob.none(); }
 int64_t block_rows(const HeadDesc& d) {
   return std::min<int64_t>(kHeadRows, std::max<int64_t>(1, d.x.shape[0]));
 }
-int64_t slice_size(const WeightView& w) { return std::min(kHeadSlice, w.rows); }
+// With dx, P of a chunk must be relative to one k, so it is a chunk at a time; else as many as fit
+// in 2 MB of logits, up to 16: a few rows (generation) then need few calls. The bits do not depend
+// on this.
+int64_t slice_size(const HeadDesc& d) {
+  const int64_t chunk_bytes = block_rows(d) * kVocabChunk * 4;
+  const int64_t chunks = with_dx(d) ? 1 : std::clamp<int64_t>((2 << 20) / chunk_bytes, 1, 16);
+  return std::min(chunks * kVocabChunk, d.weight.rows);
+}
 
 GemmDesc logits_product(const HeadDesc& d, const WeightView& slice, int64_t begin, int64_t rows,
                         int64_t vocab_begin, void* buffer) {
@@ -42,7 +49,7 @@ GemmDesc logits_product(const HeadDesc& d, const WeightView& slice, int64_t begi
   g.x = rows_of(d.x, begin, rows);
   g.weights = &slice;
   if (d.logits.none()) {
-    g.y = matrix(buffer, head_dtype(d.x), rows, slice.rows, slice_size(d.weight));
+    g.y = matrix(buffer, head_dtype(d.x), rows, slice.rows, slice_size(d));
   } else {
     g.y = matrix(at(d.logits, begin * d.logits.stride[0] + vocab_begin).data, head_dtype(d.x), rows,
                  slice.rows, d.logits.stride[0]);
@@ -51,7 +58,7 @@ GemmDesc logits_product(const HeadDesc& d, const WeightView& slice, int64_t begi
 }
 // The probabilities lie where the logits did: row r of P begins where row r of the logits began.
 int64_t p_stride(const HeadDesc& d) {
-  return slice_size(d.weight) * static_cast<int64_t>(dtype_size(head_dtype(d.x))) /
+  return slice_size(d) * static_cast<int64_t>(dtype_size(head_dtype(d.x))) /
          static_cast<int64_t>(dtype_size(d.x.dtype));
 }
 GemmDesc u_product(const HeadDesc& d, const WeightView& slice, int64_t rows, void* p, void* u,
@@ -70,7 +77,7 @@ Buffers layout(Isa isa, const DeviceProps& props, const HeadDesc& d, void* scrat
   const size_t rows = static_cast<size_t>(block_rows(d)), element = dtype_size(head_dtype(d.x));
   Buffers b = {};
   if (d.logits.none() || with_dx(d)) {
-    b.logits = bump.take(rows * static_cast<size_t>(slice_size(d.weight)) * element);
+    b.logits = bump.take(rows * static_cast<size_t>(slice_size(d)) * element);
   }
   if (with_dx(d)) b.u = bump.take(rows * static_cast<size_t>(d.x.shape[1]) * element);
   b.rows = static_cast<RowState*>(bump.take(rows * sizeof(RowState)));
@@ -78,9 +85,10 @@ Buffers layout(Isa isa, const DeviceProps& props, const HeadDesc& d, void* scrat
   if (product.scratch_bytes != nullptr) {
     // Whole slices and the last one, whole blocks and the last one: take the most that any asks
     // for.
-    const int64_t last_rows = d.x.shape[0] % block_rows(d), last_slice = d.weight.rows % kHeadSlice;
+    const int64_t last_rows = d.x.shape[0] % block_rows(d),
+                  last_slice = d.weight.rows % slice_size(d);
     for (const int64_t r : {block_rows(d), last_rows}) {
-      for (const int64_t s : {slice_size(d.weight), last_slice}) {
+      for (const int64_t s : {slice_size(d), last_slice}) {
         if (r == 0 || s == 0) continue;
         const WeightView slice = weight_slice(d.weight, 0, s);
         const GemmDesc forward = logits_product(d, slice, 0, r, 0, b.logits);
@@ -98,10 +106,10 @@ Buffers layout(Isa isa, const DeviceProps& props, const HeadDesc& d, void* scrat
   return b;
 }
 
-// Raises the row's k to that of a slice's maximum; returns what sums relative to the old k are
+// Raises the row's k to that of a chunk's maximum; returns what sums relative to the old k are
 // multiplied by.
-double raise(RowState& row, double slice_max) {
-  const double k = std::nearbyint(slice_max / kLn2);
+double raise(RowState& row, double chunk_max) {
+  const double k = std::nearbyint(chunk_max / kLn2);
   if (!row.begun) {
     row = {.k = k, .sum = 0, .moment = 0, .begun = true};
     return 1;
@@ -141,13 +149,14 @@ Status run_head(Isa isa, const KernelCtx& ctx, const HeadDesc& d) {
   sub.scratch_bytes = b.gemm_bytes;
   const bool softmax = !d.logprob.none() || !d.entropy.none() || !d.saved.none() || with_dx(d);
   const int64_t stat_bytes = static_cast<int64_t>(dtype_size(head_dtype(d.x)));
+  const int64_t slice_rows = slice_size(d);
   const int64_t p_bytes = p_stride(d) * static_cast<int64_t>(dtype_size(d.x.dtype));
 
   for (int64_t begin = 0; begin < total; begin += kHeadRows) {
     const int64_t rows = std::min(kHeadRows, total - begin);
     for (int64_t r = 0; r < rows; ++r) b.rows[r] = RowState{};
-    for (int64_t v = 0; v < vocab; v += kHeadSlice) {
-      const WeightView slice = weight_slice(d.weight, v, std::min(kHeadSlice, vocab - v));
+    for (int64_t v = 0; v < vocab; v += slice_rows) {
+      const WeightView slice = weight_slice(d.weight, v, std::min(slice_rows, vocab - v));
       const GemmDesc forward = logits_product(d, slice, begin, rows, v, b.logits);
       if (const Status s = product(sub, forward); !s.ok()) return s;
       if (!softmax) continue;
@@ -161,21 +170,20 @@ Status run_head(Isa isa, const KernelCtx& ctx, const HeadDesc& d) {
             put_float(d.logprob, begin + r, get_float(all, target));  // for now the logit
           }
         }
-        const double factor = raise(row, ops.head_max(all, slice.rows, inv_t));
         for (int64_t c = 0; c < slice.rows; c += kVocabChunk) {
-          char* p = static_cast<char*>(b.logits) + r * p_bytes +
-                    c * static_cast<int64_t>(dtype_size(d.x.dtype));
+          const Span chunk = at(forward.y, r * forward.y.stride[0] + c);
+          const int64_t n = std::min<int64_t>(kVocabChunk, slice.rows - c);
+          const double factor = raise(row, ops.head_max(chunk, n, inv_t));
+          if (with_dx(d) && factor != 1) {
+            ops.scale({static_cast<char*>(b.u) + r * hidden * stat_bytes, head_dtype(d.x)}, hidden,
+                      factor);
+          }
+          void* p = with_dx(d) ? static_cast<char*>(b.logits) + r * p_bytes : nullptr;
           double sum = 0, moment = 0;
-          ops.head_exp(at(forward.y, r * forward.y.stride[0] + c),
-                       std::min<int64_t>(kVocabChunk, slice.rows - c), inv_t, row.k,
-                       {with_dx(d) ? p : nullptr, d.x.dtype}, &sum,
+          ops.head_exp(chunk, n, inv_t, row.k, {p, d.x.dtype}, &sum,
                        d.entropy.none() ? nullptr : &moment);
           row.sum += sum;
           row.moment += moment;
-        }
-        if (with_dx(d) && factor != 1) {
-          ops.scale({static_cast<char*>(b.u) + r * hidden * stat_bytes, head_dtype(d.x)}, hidden,
-                    factor);
         }
       });
       if (with_dx(d)) {

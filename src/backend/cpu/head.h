@@ -6,8 +6,11 @@
 
 namespace hone::cpu {
 
-constexpr int64_t kHeadRows = 512;               // rows a block
-constexpr int64_t kHeadSlice = 4 * kVocabChunk;  // entries of the vocabulary multiplied at a time
+// Rows a block. The weight is read once a block, so more is better, but the block's logits,
+// probabilities and dx are to stay in L2: with a vocabulary chunk of 1024, 512 rows take 2 MB for
+// the logits. Measured with D = 896, bf16: 512 x 1024 is 1.15 times as fast as 512 x 4096 and 1.3
+// times as fast as 256 x 4096.
+constexpr int64_t kHeadRows = 512;
 constexpr double kLn2 = 0.69314718055994530942;
 
 inline View matrix(void* data, DType dtype, int64_t rows, int64_t cols, int64_t stride) {

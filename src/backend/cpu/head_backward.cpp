@@ -1,5 +1,5 @@
 // The adjoint of the output head where dL/dlogprob is known only after the forward pass, or the
-// weight is trained: logits again, slice by slice. Legend: R rows of a block, S entries of a
+// weight is trained: logits again, chunk by chunk. Legend: R rows of a block, S entries of a
 // vocabulary slice, D hidden, V vocabulary.
 #include <cmath>
 
@@ -18,7 +18,7 @@ struct Buffers {
 int64_t block_rows(const HeadBackwardDesc& d) {
   return std::min<int64_t>(kHeadRows, std::max<int64_t>(1, d.x.shape[0]));
 }
-int64_t slice_size(const WeightView& w) { return std::min(kHeadSlice, w.rows); }
+int64_t slice_size(const WeightView& w) { return std::min<int64_t>(kVocabChunk, w.rows); }
 
 GemmDesc logits_product(const HeadBackwardDesc& d, const WeightView& slice, int64_t begin,
                         int64_t rows, void* buffer) {
@@ -61,7 +61,7 @@ Buffers layout(Isa isa, const DeviceProps& props, const HeadBackwardDesc& d, voi
   if (!d.dx.none()) b.u = bump.take(rows * static_cast<size_t>(d.x.shape[1]) * element);
   const Kernel<GemmDesc> product = gemm(isa);
   const Kernel<GemmDwDesc> weight_product = gemm_dw(isa);
-  const int64_t last_rows = d.x.shape[0] % block_rows(d), last_slice = d.weight.rows % kHeadSlice;
+  const int64_t last_rows = d.x.shape[0] % block_rows(d), last_slice = d.weight.rows % kVocabChunk;
   for (const int64_t r : {block_rows(d), last_rows}) {
     for (const int64_t s : {slice_size(d.weight), last_slice}) {
       if (r == 0 || s == 0) continue;
@@ -118,8 +118,8 @@ Status run_head_backward(Isa isa, const KernelCtx& ctx, const HeadBackwardDesc& 
 
   for (int64_t begin = 0; begin < total; begin += kHeadRows) {
     const int64_t rows = std::min(kHeadRows, total - begin);
-    for (int64_t v = 0; v < vocab; v += kHeadSlice) {
-      const WeightView slice = weight_slice(d.weight, v, std::min(kHeadSlice, vocab - v));
+    for (int64_t v = 0; v < vocab; v += kVocabChunk) {
+      const WeightView slice = weight_slice(d.weight, v, std::min<int64_t>(kVocabChunk, vocab - v));
       const GemmDesc forward = logits_product(d, slice, begin, rows, b.logits);
       if (const Status s = product(sub, forward); !s.ok()) return s;
       const View dlogits = dlogits_view(d, rows, slice.rows, b.logits);
@@ -134,11 +134,7 @@ Status run_head_backward(Isa isa, const KernelCtx& ctx, const HeadBackwardDesc& 
         const bool here = target >= 0 && target < slice.rows;
         const Span in = row_span(forward.y, r), out = row_span(dlogits, r);
         const double log_p = here ? inv_t * get_float(in, target) - lse : 0;
-        for (int64_t c = 0; c < slice.rows; c += kVocabChunk) {
-          ops.head_dlogits(at(forward.y, r * forward.y.stride[0] + c),
-                           std::min<int64_t>(kVocabChunk, slice.rows - c), inv_t, lse, a, e,
-                           entropy, at(dlogits, r * dlogits.stride[0] + c));
-        }
+        ops.head_dlogits(in, slice.rows, inv_t, lse, a, e, entropy, out);
         if (here) {
           // 1 - p by expm1, so that a token the model is sure of keeps its digits.
           put_float(out, target, -a * std::expm1(log_p) - std::exp(log_p) * e * (log_p + entropy));

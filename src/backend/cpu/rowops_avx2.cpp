@@ -92,9 +92,9 @@ struct Vec {
     return _mm256_and_ps(_mm256_cmp_ps(x, limit, _CMP_GE_OQ), v);
   }
   static Reg scale(Reg y, Reg n) {
-    const Reg clamped = _mm256_max_ps(_mm256_set1_ps(-127), n);  // a NaN is in y too
-    const __m256i e = _mm256_add_epi32(_mm256_cvtps_epi32(clamped), _mm256_set1_epi32(127));
-    return _mm256_mul_ps(y, _mm256_castsi256_ps(_mm256_slli_epi32(e, 23)));
+    const Reg normal = _mm256_cmp_ps(n, _mm256_set1_ps(-126), _CMP_NLT_UQ);
+    const __m256i e = _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127));
+    return _mm256_and_ps(normal, _mm256_mul_ps(y, _mm256_castsi256_ps(_mm256_slli_epi32(e, 23))));
   }
   // Philox4x32-10 of four counters b, b + 1, ...: each word in a lane of 64 bits, whose upper half
   // is not used.

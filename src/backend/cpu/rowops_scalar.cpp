@@ -1,5 +1,6 @@
 #include <bit>
 #include <cmath>
+#include <limits>
 
 #include "backend/cpu/rowops.h"
 #include "core/rng.h"
