@@ -226,14 +226,24 @@ void copy_file_atomically(const fs::path& from, const fs::path& to) {
   file.commit();
 }
 
-void ContentHash::word(const std::byte* at) {
-  constexpr uint64_t kPrime = 0x9fb21c651e98df25ull;
-  for (int i = 0; i < 4; ++i) {
+void ContentHash::words(const std::byte* at, size_t count) {
+  auto mixed = [at = &at](uint64_t lane, size_t i) {
     uint64_t v;
-    std::memcpy(&v, at + 8 * i, 8);
-    const uint64_t mixed = (lanes_[i] ^ v) * kPrime;
-    lanes_[i] = mixed ^ (mixed >> 29);
+    std::memcpy(&v, *at + 8 * i, 8);
+    const uint64_t h = (lane ^ v) * 0x9fb21c651e98df25ull;
+    return h ^ (h >> 29);
+  };
+  uint64_t a = lanes_[0], b = lanes_[1], c = lanes_[2], d = lanes_[3];
+  for (; count > 0; --count, at += 32) {
+    a = mixed(a, 0);
+    b = mixed(b, 1);
+    c = mixed(c, 2);
+    d = mixed(d, 3);
   }
+  lanes_[0] = a;
+  lanes_[1] = b;
+  lanes_[2] = c;
+  lanes_[3] = d;
 }
 
 void ContentHash::update(std::span<const std::byte> bytes) {
@@ -247,10 +257,12 @@ void ContentHash::update(std::span<const std::byte> bytes) {
     at += take;
     left -= take;
     if (tail_size_ < sizeof tail_) return;
-    word(tail_);
+    words(tail_, 1);
     tail_size_ = 0;
   }
-  for (; left >= 32; at += 32, left -= 32) word(at);
+  words(at, left / 32);
+  at += left / 32 * 32;
+  left %= 32;
   if (left > 0) std::memcpy(tail_, at, left);
   tail_size_ = left;
 }
@@ -259,7 +271,7 @@ uint64_t ContentHash::value() const {
   ContentHash last = *this;
   if (tail_size_ > 0) {
     std::memset(last.tail_ + tail_size_, 0, sizeof tail_ - tail_size_);
-    last.word(last.tail_);
+    last.words(last.tail_, 1);
   }
   uint64_t h = length_;
   for (const uint64_t lane : last.lanes_) {

@@ -85,7 +85,7 @@ class ContentHash {
   uint64_t value() const;
 
  private:
-  void word(const std::byte* at);
+  void words(const std::byte* at, size_t count);  // of 32 bytes
   uint64_t lanes_[4] = {0x9e3779b97f4a7c15ull, 0xc2b2ae3d27d4eb4full, 0x165667b19e3779f9ull,
                         0x27d4eb2f165667c5ull};
   std::byte tail_[32] = {};
