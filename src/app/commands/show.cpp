@@ -6,15 +6,18 @@
 
 #include <algorithm>
 #include <cstring>
-#include <utility>
+#include <exception>
+#include <vector>
 
 #include "core/error.h"
+#include "core/thread_pool.h"
 #include "data/source.h"
 
 namespace hone::app {
 
 namespace {
 
+constexpr int64_t kSamplesAtOnce = 1024;
 constexpr std::string_view kTrainedColor = "\x1b[30;42m";
 constexpr std::string_view kReset = "\x1b[0m";
 
@@ -59,6 +62,21 @@ std::string describe(const data::Dataset& dataset, const data::Sample& sample, b
   return out + '\n';
 }
 
+// {"text": ..., "tokens": [...], "trained": [...]}
+std::string json_line(const std::string& text, const data::Sample& sample) {
+  std::string out = "{\"text\":" + Json(text).dump() + ",\"tokens\":[";
+  for (size_t t = 0; t < sample.tokens.size(); ++t) {
+    if (t > 0) out += ',';
+    out += fmt::format_int(sample.tokens[t]).c_str();
+  }
+  out += "],\"trained\":[";
+  for (size_t t = 0; t < sample.trained.size(); ++t) {
+    if (t > 0) out += ',';
+    out += sample.trained[t] ? '1' : '0';
+  }
+  return out + "]}\n";
+}
+
 void write(std::FILE* out, std::string_view text) {
   if (std::fwrite(text.data(), 1, text.size(), out) != text.size())
     runtime_error("show", "writing the output failed: {}", std::strerror(errno));
@@ -78,17 +96,28 @@ int run_show(const ShowOptions& options, std::FILE* out) {
   const bool color = options.color == ShowOptions::Color::kAlways ||
                      (options.color == ShowOptions::Color::kAuto && ::isatty(::fileno(out)) == 1);
 
-  for (int64_t i = 0; i < count; ++i) {
-    std::string text;
-    const data::Sample sample = dataset->get(i, options.json ? &text : nullptr);
-    if (options.json) {
-      Json line = Json::object();
-      line["text"] = std::move(text);
-      line["tokens"] = sample.tokens;
-      line["trained"] = sample.trained;
-      write(out, line.dump() + '\n');
-    } else {
-      write(out, describe(*dataset, sample, color));
+  const int threads = data_options.threads > 0 ? data_options.threads : available_threads();
+  ThreadPool pool(static_cast<int>(std::clamp<int64_t>(count, 1, threads)));
+  for (int64_t begin = 0; begin < count; begin += kSamplesAtOnce) {
+    const int64_t n = std::min(kSamplesAtOnce, count - begin);
+    std::vector<std::string> lines(static_cast<size_t>(n));
+    std::vector<std::exception_ptr> faults(static_cast<size_t>(n));
+    pool.run(n, [&](int64_t i, int) {
+      const auto at = static_cast<size_t>(i);
+      try {
+        std::string text;
+        const data::Sample sample = dataset->get(begin + i, options.json ? &text : nullptr);
+        lines[at] = options.json ? json_line(text, sample) : describe(*dataset, sample, color);
+      } catch (...) {
+        faults[at] = std::current_exception();
+      }
+    });
+    for (size_t i = 0; i < lines.size(); ++i) {
+      if (faults[i]) {
+        std::fflush(out);  // what came before the fault
+        std::rethrow_exception(faults[i]);
+      }
+      write(out, lines[i]);
     }
   }
   if (std::fflush(out) != 0)
