@@ -2,6 +2,8 @@
 // columns for a GemmPath. None of these cuts changes a bit: an element is one chain over the depth
 // however it is cut.
 #include <algorithm>
+#include <bit>
+#include <numeric>
 
 #include "backend/cpu/cpu.h"
 #include "backend/cpu/gemm_check.h"
@@ -46,6 +48,7 @@ struct Cut {
   int64_t row_unit = 0;     // cuts of rows fall on multiples of it
   int64_t prepared = 0;     // of a chunk
   int64_t panel = 0;        // scratch of one worker
+  int64_t in_place = 0;     // GemmChunk
 };
 
 Cut cut_of(const DeviceProps& props, Kind kind, const GemmJob& job) {
@@ -56,9 +59,12 @@ Cut cut_of(const DeviceProps& props, Kind kind, const GemmJob& job) {
     constexpr int64_t step_bytes = 32 * kGemmTileStep * 2;
     c.row_unit = kGemmTileRows;
     c.chunk_rows = std::min<int64_t>(1024, round_up(job.t, kGemmTileRows));
-    // x is read where it lies if few columns or few rows make a second copy too dear
+    // x is read where it lies if few columns or few rows make a second copy too dear, or if 32 rows
+    // of it spread over the sets of L1 (lines of 64 bytes, 64 sets)
     const bool direct = !job.x_by_depth && (job.n <= 64 || job.t <= 32);
-    if (!direct) c.prepared = c.chunk_rows / kGemmTileRows * total * step_bytes;
+    const bool spread = job.x.stride % 64 == 0 && std::gcd(job.x.stride / 64, int64_t{64}) <= 8;
+    if (!job.x_by_depth && (direct || spread)) c.in_place = job.k / kGemmTileStep;
+    if (!direct) c.prepared = c.chunk_rows / kGemmTileRows * (total - c.in_place) * step_bytes;
     c.depth_block = ceil_div(total, ceil_div(total, direct ? 160 : 38));
     c.depth_block = std::max<int64_t>(c.depth_block, 1);
     // a panel fills less than half of L2, and there are as many for each thread
@@ -100,7 +106,7 @@ void run_job(const KernelCtx& ctx, Kind kind, const GemmJob& job, const Cut& c) 
   char* panels = static_cast<char*>(ctx.scratch) + c.prepared;
   for (int64_t begin = 0; begin < job.t; begin += c.chunk_rows) {
     const GemmChunk chunk = {begin, std::min(c.chunk_rows, job.t - begin),
-                             c.prepared > 0 ? ctx.scratch : nullptr};
+                             c.prepared > 0 ? ctx.scratch : nullptr, c.in_place};
     if (c.prepared > 0) {
       const int64_t unit = round_up(32, c.row_unit);
       ctx.pool->run(ceil_div(chunk.rows, unit), [&](int64_t task, int) {

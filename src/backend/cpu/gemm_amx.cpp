@@ -99,14 +99,17 @@ void prepare_tile(const GemmJob& job, const Depth& depth, int64_t t, int64_t cou
   }
 }
 
-// Blocks of 32 rows, each [step][2 tiles][16 rows][32 elements].
+// Blocks of 32 rows, each [step][2 tiles][16 rows][32 elements], of the steps that aren't read in
+// place.
 void prepare(const GemmJob* job, const GemmChunk* chunk, int64_t t0, int64_t rows) {
   const Depth depth = depth_of(*job);
+  const int64_t skip = chunk->in_place, block_bytes = (depth.total() - skip) * kStepBytes;
   for (int64_t t = t0; t < t0 + rows; t += 16) {
-    char* block = static_cast<char*>(chunk->prepared) +
-                  (t - chunk->begin) / kBlock * depth.total() * kStepBytes;
-    prepare_tile(*job, depth, t, min_of<int64_t>(16, t0 + rows - t), 0,
-                 block + (t - chunk->begin) % kBlock / 16 * kTileBytes);
+    const int64_t from_begin = t - chunk->begin;
+    char* block =
+        static_cast<char*>(chunk->prepared) + from_begin / kBlock * block_bytes - skip * kStepBytes;
+    prepare_tile(*job, depth, t, min_of<int64_t>(16, t0 + rows - t), skip,
+                 block + from_begin % kBlock / 16 * kTileBytes);
   }
 }
 
@@ -198,6 +201,8 @@ void pack_panel(const GemmJob& job, const Depth& depth, int64_t n0, int64_t cols
   }
 }
 
+inline void fetch_to_write(const char* p) { __asm__ volatile("prefetchw %0" : : "m"(*p)); }
+
 // What is done between the tile instructions: rows of a finished block are rounded and stored,
 // memory is fetched into L2.
 struct Between {
@@ -211,8 +216,12 @@ struct Between {
   __mmask32 columns = 0;
   bool y_bf16 = false, add_bf16 = false, scale = false;
   float alpha = 1;
+  // rows of y that will be written soon
+  char* ahead = nullptr;
   // what to fetch
   const char *fetch = nullptr, *fetch_end = nullptr;
+  const char *line = nullptr, *row_begin = nullptr;
+  int64_t rows_left = 0, row_bytes = 0, row_stride = 0;
   int64_t lines_per_step = 0;
 
   inline void finish_row() {
@@ -241,6 +250,10 @@ struct Between {
       }
     }
     char* to = y + row * y_stride;
+    if (ahead) {
+      fetch_to_write(ahead + row * y_stride);
+      if (!y_bf16) fetch_to_write(ahead + row * y_stride + 64);
+    }
     if (y_bf16) {
       _mm512_mask_storeu_epi16(to, columns,
                                reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(high, low)));
@@ -256,7 +269,14 @@ struct Between {
   inline void step() {
     const int64_t to = min_of(rows, row + rows_per_step);
     while (row < to) finish_row();
-    if (fetch < fetch_end) {
+    if (rows_left > 0) {
+      for (int64_t i = 0; i < lines_per_step; ++i) _mm_prefetch(line + i * 64, _MM_HINT_T1);
+      line += lines_per_step * 64;
+      if (line >= row_begin + row_bytes) {
+        line = row_begin += row_stride;
+        --rows_left;
+      }
+    } else if (fetch < fetch_end) {
       for (int64_t i = 0; i < lines_per_step; ++i) _mm_prefetch(fetch + i * 64, _MM_HINT_T1);
       fetch += lines_per_step * 64;
     }
@@ -346,23 +366,35 @@ void panel(const GemmJob* job_pointer, const GemmChunk* chunk, int64_t t0, int64
     pack_panel(job, depth, n0, cols, first, last, depth_block, packed);
     for (int64_t block = 0; block < blocks; ++block) {
       const int64_t t = block * kBlock, count = min_of(kBlock, rows - t);
-      // steps before direct are read where x lies, the others from the prepared block
-      int64_t direct = 0;
+      // Steps before direct are read where x lies, the others from the prepared block. A last block
+      // of another number of rows than whole tiles can't be read in place.
+      const int64_t direct = count % 16 == 0 ? chunk->in_place : 0;
       const char* prepared;
-      if (chunk->prepared) {
+      if (chunk->prepared && direct == chunk->in_place) {
+        const int64_t block_bytes = (total - direct) * kStepBytes;
         prepared = static_cast<const char*>(chunk->prepared) +
-                   (t0 + t - chunk->begin) / kBlock * total * kStepBytes;
-        between.fetch = prepared + (total + first) * kStepBytes;
-        between.fetch_end =
-            block + 1 < blocks ? between.fetch + (last - first) * kStepBytes : between.fetch;
-        between.lines_per_step = ceil_div(32, subs);
+                   (t0 + t - chunk->begin) / kBlock * block_bytes - direct * kStepBytes;
+        between.fetch = prepared + block_bytes + (direct > first ? direct : first) * kStepBytes;
+        between.fetch_end = prepared + block_bytes + last * kStepBytes;
       } else {
-        if (count % 16 == 0) direct = job.k / 32;
         for (int64_t i = 0; i < count; i += 16) {
           prepare_tile(job, depth, t0 + t + i, min_of<int64_t>(16, count - i),
                        direct > first ? direct : first, own + i / 16 * kTileBytes);
         }
         prepared = own;
+        between.fetch = between.fetch_end = nullptr;
+      }
+      between.rows_left = 0;
+      if (block + 1 < blocks) {
+        between.lines_per_step = ceil_div(32, subs);
+        if (direct > first && rows - t - kBlock >= kBlock) {
+          between.rows_left = kBlock;
+          between.row_stride = job.x.stride;
+          between.line = between.row_begin = at(job.x, t0 + t + kBlock, first * 32);
+          between.row_bytes = (min_of(direct, last) - first) * 64;
+        }
+      } else {
+        between.fetch = between.fetch_end = nullptr;
       }
       int64_t begin = first;
       do {
@@ -408,6 +440,12 @@ void panel(const GemmJob* job_pointer, const GemmChunk* chunk, int64_t t0, int64
             const int64_t n = sub * kBlock, width = min_of(kBlock, cols - n);
             between.c = c;
             between.y = const_cast<char*>(at(job.y, t0 + t, n0 + n));
+            // the block finished two blocks later
+            const int64_t next = sub + 2, next_block = block + next / subs;
+            between.ahead = next_block < blocks
+                                ? const_cast<char*>(at(job.y, t0 + next_block * kBlock,
+                                                       n0 + next % subs * kBlock))
+                                : nullptr;
             between.add = job.add.data ? at(job.add, t0 + t, n0 + n) : nullptr;
             between.bias = job.bias.data ? bias + n : nullptr;
             between.row = 0;

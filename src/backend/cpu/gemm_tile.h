@@ -29,11 +29,13 @@ struct GemmJob {
   bool x_by_depth, w_by_depth;
 };
 
-// Rows [chunk, chunk + chunk_rows) of x that are prepared together, at prepared (layout private to
-// the path).
+// Rows [begin, begin + rows) of x that are prepared together, at prepared (layout private to the
+// path; null: a panel prepares what it needs itself). in_place: steps of the depth that the tiles
+// path reads where x lies.
 struct GemmChunk {
   int64_t begin, rows;
   void* prepared;
+  int64_t in_place;
 };
 
 // One instruction path. prepare fills the rows [t0, t0 + rows) of a chunk; panel computes y[t0..,
