@@ -166,9 +166,8 @@ TEST(ChatTemplate, HostileTemplatesAreRefused) {
       "{% set ns.x = [ns.x, ns.x] %}{% endfor %}";
   for (const char* use :
        {"{{ ns.x }}", "{{ ns.x ~ '' }}", "{{ ns.x | tojson }}", "{{ ns.x | string }}",
-        "{{ ns.x | upper }}", "{{ ns.x | join }}", "{{ ns.x == ns.x | list }}", "{{ ns.x | e }}",
-        "{{ '%s' | format(ns.x) }}", "{{ ''.join(ns.x) }}", "{{ '{}'.format(ns.x) }}",
-        "{{ raise_exception(ns.x) }}"}) {
+        "{{ ns.x | upper }}", "{{ ns.x | join }}", "{{ ns.x | e }}", "{{ '%s' | format(ns.x) }}",
+        "{{ ''.join(ns.x) }}", "{{ '{}'.format(ns.x) }}", "{{ raise_exception(ns.x) }}"}) {
     expect_refused(shared + use, "");
   }
   expect_refused("{{ 'x' * 99999999999 }}", "");
@@ -178,19 +177,31 @@ TEST(ChatTemplate, HostileTemplatesAreRefused) {
   expect_refused("{{ '%99999999999d' | format(1) }}", "");
   expect_refused("{{ '{:99999999999}'.format(1) }}", "");
   expect_refused("{{ 'x' | indent(99999999999) }}{{ 'a\nb' | indent(99999999999) }}", "");
+  expect_refused("{{ [1] | batch(99999999999, 'x') | list }}{{ 'a' | indent('x' * 90000000) }}",
+                 "");
+  expect_refused("{{ [1] | slice(99999999999) | list }}", "");
   expect_refused("{{ range(99999999999) | list }}", "");
   expect_refused("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "");
   expect_refused("{% macro f() %}{{ f() }}{{ f() }}{% endmacro %}{{ f() }}", "");
   expect_refused("{% for x in [1] recursive %}{{ loop([1]) }}{% endfor %}", "");
-  expect_refused(std::string(200000, '(') + "1", "");
+  expect_refused("{{ " + std::string(200000, '(') + "1 }}", "");
   expect_refused("{{ " + std::string(100000, '[') + std::string(100000, ']') + " }}", "");
-  expect_refused("{{ " + std::string(100000, '-') + "1 }}", "");
-  std::string nested;
-  for (int i = 0; i < 20000; i++) nested += "{% if true %}";
-  expect_refused(nested, "");
-  std::string nots = "{{ ";
-  for (int i = 0; i < 100000; i++) nots += "not ";
-  expect_refused(nots + "1 }}", "");
+  for (const char* chain : {"not ", "- ", "1 + ", "x ~ ", "2 ** ", "1 if 1 else ", "x and "}) {
+    std::string text = "{{ ";
+    for (int i = 0; i < 100000; i++) text += chain;
+    expect_refused(text + "1 }}", "");
+  }
+  for (const char* tag :
+       {"{% if true %}", "{% for x in [] %}", "{% set x %}", "{% filter trim %}"}) {
+    std::string text;
+    for (int i = 0; i < 100000; i++) text += tag;
+    expect_refused(text, "");
+    text.resize(text.size() / 20);
+    expect_refused(text, "");
+  }
+  std::string chain = "{% if x %}";
+  for (int i = 0; i < 100000; i++) chain += "{% elif x %}";
+  expect_refused(chain + "{% endif %}", "");
   expect_refused("{% include '/etc/passwd' %}", "");
   expect_refused("{% import '/etc/passwd' as x %}{{ x }}", "");
   expect_refused("{% extends '/etc/passwd' %}", "");
@@ -216,6 +227,17 @@ TEST(ChatTemplate, GenerationSpansSurviveAnyContent) {
     const auto n = static_cast<int64_t>(text.size());
     EXPECT_EQ(rendered.generation, (std::vector<ByteRange>{{0, n}, {n + 1, n + 2}}));
   }
+}
+
+// The largest that is accepted does not overflow the stack either.
+TEST(ChatTemplate, LongTemplatesWork) {
+  std::string chain = "{% if x %}";
+  for (int i = 0; i < 9000; i++) chain += "{% elif x %}";
+  std::string sum = "{{ 0";
+  for (int i = 0; i < 1900; i++) sum += " + 1";
+  const std::string source = chain + "{% endif %}" + sum + " }}";
+  const ChatTemplate chat_template = ChatTemplate::from_string(source, {});
+  EXPECT_EQ(chat_template.render(Json::array()).text, "1900");
 }
 
 TEST(ChatTemplate, ClockIsTheCallers) {

@@ -125,7 +125,7 @@ none|default('d'), undefined_thing|default('d'), ''|default('d', true), none|def
 'text\nmore'|indent(4), 'text\nmore'|indent(2, true), 'a\n\nb'|indent(2), 'a\n\nb'|indent(2, blank=true)
 {'a': 1}.items()|list, {'a': 1, 'b': 2}|length, {'a': 1, 'b': 2}|list
 dict(a=1, b='x'), dict([('k', 2)]), dict({'a': 1}, b=2)
-[1, 2] + [3], (1, 2) + (3,), 'a' * 3, [0] * 2, 'a' + 'b'
+[1, 2] + [3], (1, 2) + (3,), 'a' * 3, 2 * 'ab', 'a' + 'b'
 [1, 2] == [1, 2], {'a': 1} == {'a': 1}, 1 == 1.0, 'a' == 1, true == 1, none == false
 1 < 2, 'a' < 'b', 1 <= 1 < 2, 3 != 3
 'yes' if messages else 'no', 'x' if false
@@ -221,10 +221,17 @@ messages[0]['content'][:3], messages[0]['content'][3:]
 messages[0].content.strip().split(' ')[0]
 """.strip("\n").split("\n")
 
-EXPRESSIONS += ["1 ~ -1, - 1", "'word word'|wordcount", "'{} and {}'.format(1, 'b')"]
+EXPRESSIONS += [
+    
+    "1 + loop_count|default(2) + messages|length * 2", "(1 + 2) * (3 + 4) - -2 * 3",
+    "messages[0].role + messages[1]['role'] + messages[2].role.upper() + 'x' * 2",
+    "[1, 2] + messages|map(attribute='role')|list", "2 + 3 is number", "2 ** 3 * 2 + 2 ** 2",
+    "'+' ~ '*' + \"*+\"", "1+1", "[1]+[2]", "{'a': [1] + [2]}['a'] + [3]", "not 1 + 1",
+    "1 ~ -1, - 1", "'word word'|wordcount", "'{} and {}'.format(1, 'b')"]
 
 # What Jinja renders and hone's engine does not know: it must say so and not render something else.
 UNKNOWN = [
+    "[0] * 2", "2 * messages",
     "'{!r}'.format('x')", "'%s is %d' % ('a', 3)", "'%s' % 'a'", "\"%(a)s\" % {'a': 1}", "+1",
     "'a very long text'|truncate(9)", "10|filesizeformat", "'a b'|urlencode",
 ]
@@ -245,6 +252,8 @@ TEMPLATES = [
     "{% if true %}\n\n x{% endif %}\n\n",
     "\t{% if true %}\tx\n\t{% endif %}\ty",
     "text {% if true %}\nx\n{% endif %}",
+    "{%- if 1 + 1 -%} x {%- endif +%} y {{- 1 + messages|length -}} z",
+   
     # loops
     "{% for m in messages %}{{ loop.index }}/{{ loop.length }} {{ loop.index0 }} {{ loop.first }} {{ loop.last }} {{ loop.revindex }} {{ loop.revindex0 }}\n{% endfor %}",
     "{% for m in messages %}{{ loop.previtem.role if loop.previtem is defined }}>{{ m.role }}>{{ loop.nextitem.role if loop.nextitem is defined }};{% endfor %}",

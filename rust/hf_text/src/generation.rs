@@ -4,10 +4,15 @@
 /// The function that call blocks call.
 pub const FUNCTION: &str = "__generation";
 
-/// Rewrites the tags; the second value says whether there were any.
-pub fn rewrite(source: &str) -> (String, bool) {
+// The engine recurses over chains of tags; five times as many fit its stack.
+const MAX_TAGS: usize = 10_000;
+
+/// Rewrites the tags, and guards the code (`guard`); the second value says whether there were
+/// generation blocks.
+pub fn rewrite(source: &str) -> Result<(String, bool), String> {
     let mut out = String::with_capacity(source.len());
     let mut found = false;
+    let mut tags = 0;
     let mut rest = source;
     while let Some(at) = next_open(rest) {
         out.push_str(&rest[..at]);
@@ -18,6 +23,10 @@ pub fn rewrite(source: &str) -> (String, bool) {
             _ => end_of_code(rest, "%}"),
         }
         .unwrap_or(rest.len());
+        tags += 1;
+        if tags > MAX_TAGS {
+            return Err(format!("more than {MAX_TAGS} tags"));
+        }
         let tag = &rest[..end];
         rest = &rest[end..];
         match tag_name(tag) {
@@ -40,11 +49,12 @@ pub fn rewrite(source: &str) -> (String, bool) {
                 out.push_str(&rest[..end]);
                 rest = &rest[end..];
             }
-            _ => out.push_str(tag),
+            _ if tag.starts_with("{#") => out.push_str(tag),
+            _ => out.push_str(&crate::guard::guard(tag)?),
         }
     }
     out.push_str(rest);
-    (out, found)
+    Ok((out, found))
 }
 
 fn splice(out: &mut String, tag: &str, at: usize, old: &str, new: &str) {

@@ -72,6 +72,7 @@ const MAX_DEPTH: usize = 200;
 impl Writer<'_, '_, '_> {
     // Shared parts make a small value a huge text, so the output pays as it grows.
     fn pay(&mut self) -> Result<(), Error> {
+        self.state.consume_fuel(1)?;
         let owed = self.out.len() - self.paid;
         if owed >= 4096 {
             self.paid = self.out.len();

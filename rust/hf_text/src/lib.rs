@@ -6,6 +6,7 @@
 //! boundary. Handles are immutable and may be used by many threads at once.
 
 mod generation;
+mod guard;
 mod json;
 mod python;
 mod special;

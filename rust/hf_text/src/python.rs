@@ -1,6 +1,6 @@
 //! What chat templates expect of Python beyond the engine's own compatibility layer.
 
-use minijinja::value::{from_args, Kwargs, Tuple, ValueKind};
+use minijinja::value::{from_args, Kwargs, Rest, Tuple, ValueKind};
 use minijinja::{Environment, Error, ErrorKind, Output, State, Value};
 
 pub fn install(env: &mut Environment) {
@@ -18,6 +18,50 @@ pub fn install(env: &mut Environment) {
     env.add_filter("e", escape);
     env.add_filter("escape", escape);
     env.add_filter("wordcount", |text: &str| text.split_whitespace().count());
+    env.add_filter(crate::guard::ADDED, |state: &State, value: &Value| {
+        if is_list(value) {
+            state.consume_fuel(value.len().unwrap_or(0) as u64)?;
+        }
+        Ok::<Value, Error>(value.clone())
+    });
+    env.add_filter(crate::guard::WRITTEN, |state: &State, value: &Value| {
+        text_of(state, value)
+    });
+    env.add_filter("join", join);
+    env.add_filter("indent", indent);
+    use minijinja::filters as f;
+    for (name, filter) in [
+        ("upper", Value::from_function(f::upper)),
+        ("lower", Value::from_function(f::lower)),
+        ("title", Value::from_function(f::title)),
+        ("capitalize", Value::from_function(f::capitalize)),
+        ("trim", Value::from_function(f::trim)),
+        ("replace", Value::from_function(f::replace)),
+        ("split", Value::from_function(f::split)),
+        ("lines", Value::from_function(f::lines)),
+        ("format", Value::from_function(f::format)),
+        ("safe", Value::from_function(f::safe)),
+    ] {
+        env.add_filter(
+            name,
+            move |state: &mut State, values: Rest<Value>, kwargs: Kwargs| {
+                let mut args = texts_of(state, &values)?;
+                if kwargs.args().next().is_some() {
+                    args.push(Value::from(kwargs));
+                }
+                filter.call(state, &args)
+            },
+        );
+    }
+    for test in ["startingwith", "endingwith", "containing"] {
+        env.remove_test(test);
+    }
+    env.add_filter(crate::guard::REPEATED, |value: &Value| {
+        if is_list(value) {
+            return Err(invalid("lists can't be repeated"));
+        }
+        Ok(value.clone())
+    });
     // Jinja's tests look at Python's protocols: a string and a mapping have a length and items.
     env.add_test("sequence", |v: &Value| {
         v.is_undefined()
@@ -39,8 +83,132 @@ pub fn install(env: &mut Environment) {
     env.add_function("dict", dict);
 }
 
+// A value as the engine's string functions take it: lists and the like already as text, which
+// pays as it grows; everything else as it is.
+fn text_of(state: &State, value: &Value) -> Result<Value, Error> {
+    match value.kind() {
+        ValueKind::Seq | ValueKind::Map => display(state, value).map(Value::from),
+        ValueKind::Number if !value.is_integer() => display(state, value).map(Value::from),
+        ValueKind::Iterable => {
+            let items: Result<Vec<Value>, Error> = value
+                .try_iter()?
+                .checked()
+                .map(|item| state.consume_fuel(1).and(item))
+                .collect();
+            display(state, &Value::from(items?)).map(Value::from)
+        }
+        _ => Ok(value.clone()),
+    }
+}
+
+fn texts_of(state: &State, values: &[Value]) -> Result<Vec<Value>, Error> {
+    let convert = |value: &Value| match value.kind() {
+        ValueKind::Number => Ok(value.clone()),
+        _ => text_of(state, value),
+    };
+    values.iter().map(convert).collect()
+}
+
+fn join(
+    state: &State,
+    value: &Value,
+    separator: Option<Value>,
+    attribute: Option<Value>,
+    kwargs: Kwargs,
+) -> Result<Value, Error> {
+    let separator = separator.or(kwargs.get("d")?);
+    let attribute = attribute.or(kwargs.get("attribute")?);
+    kwargs.assert_all_used()?;
+    let separator = match separator {
+        Some(separator) => text_of(state, &separator)?.to_string(),
+        None => String::new(),
+    };
+    if value.is_undefined() {
+        return Ok(Value::from(""));
+    }
+    let mut out = String::new();
+    for (i, item) in value.try_iter()?.checked().enumerate() {
+        let mut item = item?;
+        if let Some(path) = &attribute {
+            item = match path.as_str() {
+                Some(path) => {
+                    path.split('.')
+                        .try_fold(item, |item, name| match name.parse::<usize>() {
+                            Ok(index) => item.get_item_by_index(index),
+                            Err(_) => item.get_attr(name),
+                        })?
+                }
+                None => item.get_item(path)?,
+            };
+        }
+        if i > 0 {
+            out.push_str(&separator);
+        }
+        let text = text_of(state, &item)?;
+        let before = out.len();
+        match text.as_str() {
+            Some(text) => out.push_str(text),
+            None => out.push_str(&text.to_string()),
+        }
+        state.consume_fuel((out.len() - before + separator.len()) as u64 / 64 + 1)?;
+    }
+    Ok(Value::from(out))
+}
+
+fn indent(
+    state: &State,
+    text: &Value,
+    options: Rest<Value>,
+    kwargs: Kwargs,
+) -> Result<Value, Error> {
+    let option = |i: usize, name: &str| -> Result<Option<Value>, Error> {
+        match options.get(i) {
+            Some(value) => Ok(Some(value.clone())),
+            None => kwargs.get(name),
+        }
+    };
+    let width = option(0, "width")?;
+    let first = option(1, "first")?.is_some_and(|v| v.is_true());
+    let blank = option(2, "blank")?.is_some_and(|v| v.is_true());
+    kwargs.assert_all_used()?;
+    let margin = match width {
+        None => "    ".to_string(),
+        Some(width) => match width.as_str() {
+            Some(text) => text.to_string(),
+            None => {
+                let width = i64::try_from(width)?;
+                if width > 9999 {
+                    return Err(invalid("indent: a width of more than 9999"));
+                }
+                " ".repeat(usize::try_from(width).unwrap_or(0))
+            }
+        },
+    };
+    let text = text_of(state, text)?.to_string();
+    let mut out = String::new();
+    for (i, line) in text.split('\n').enumerate() {
+        if i > 0 {
+            out.push('\n');
+        }
+        if if i == 0 {
+            first
+        } else {
+            blank || !line.is_empty()
+        } {
+            state.consume_fuel(margin.len() as u64 / 64 + 1)?;
+            out.push_str(&margin);
+        }
+        out.push_str(line);
+    }
+    Ok(Value::from(out))
+}
+
+fn is_list(value: &Value) -> bool {
+    matches!(value.kind(), ValueKind::Seq | ValueKind::Iterable)
+}
+
 // str() of a value.
-fn display(state: &State, value: &Value) -> Result<String, Error> {
+pub fn display(state: &State, value: &Value) -> Result<String, Error> {
     match value.kind() {
         ValueKind::Number => Ok(crate::json::number(value, false)),
         ValueKind::Seq | ValueKind::Map => {
@@ -217,6 +385,26 @@ fn dict(positional: Option<Value>, kwargs: Kwargs) -> Result<Value, Error> {
 
 fn method(state: &mut State, value: &Value, name: &str, args: &[Value]) -> Result<Value, Error> {
     if let (ValueKind::String, Some(s)) = (value.kind(), value.as_str()) {
+        if name == "join" {
+            let (items,): (&Value,) = from_args(args)?;
+            for item in items.try_iter()?.checked() {
+                if item?.kind() != ValueKind::String {
+                    return Err(invalid("join: an item is not a text"));
+                }
+            }
+            return join(
+                state,
+                items,
+                Some(value.clone()),
+                None,
+                Kwargs::from_iter(Vec::<(String, Value)>::new()),
+            );
+        }
+        if name == "format" {
+            check_format(s)?;
+            let args = format_args(state, args)?;
+            return minijinja_contrib::pycompat::unknown_method_callback(state, value, name, &args);
+        }
         if let Some(result) = string_method(state, s, name, args) {
             return result;
         }
@@ -231,6 +419,42 @@ fn method(state: &mut State, value: &Value, name: &str, args: &[Value]) -> Resul
         return Err(invalid("list.index: the value is not in the list"));
     }
     minijinja_contrib::pycompat::unknown_method_callback(state, value, name, args)
+}
+
+// str.format() pads to any width before it pays.
+fn check_format(format: &str) -> Result<(), Error> {
+    let mut digits = 0;
+    let mut spec = false;
+    for c in format.chars() {
+        digits = if c.is_ascii_digit() { digits + 1 } else { 0 };
+        match c {
+            ':' => spec = true,
+            '}' => spec = false,
+            '{' if spec => return Err(invalid("format: a field inside a field")),
+            _ => {}
+        }
+        if digits > 4 {
+            return Err(invalid("format: a number of more than four digits"));
+        }
+    }
+    Ok(())
+}
+
+fn format_args(state: &State, args: &[Value]) -> Result<Vec<Value>, Error> {
+    let convert = |value: &Value| {
+        if !value.is_kwargs() {
+            return Ok(texts_of(state, std::slice::from_ref(value))?.remove(0));
+        }
+        let kwargs = Kwargs::try_from(value.clone())?;
+        let names: Vec<String> = kwargs.args().map(str::to_string).collect();
+        let mut pairs = Vec::new();
+        for name in names {
+            let value: Value = kwargs.get(&name)?;
+            pairs.push((name, texts_of(state, &[value])?.remove(0)));
+        }
+        Ok(Value::from(Kwargs::from_iter(pairs)))
+    };
+    args.iter().map(convert).collect()
 }
 
 fn invalid(text: &'static str) -> Error {

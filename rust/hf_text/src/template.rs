@@ -51,17 +51,9 @@ impl ChatTemplate {
         env.set_recursion_limit(100);
         env.set_fuel(Some(FUEL));
         crate::python::install(&mut env);
-        env.add_function(
-            "raise_exception",
-            |message: &Value| -> Result<Value, Error> {
-                Err(Error::new(
-                    ErrorKind::InvalidOperation,
-                    format!("{RAISED}{message}"),
-                ))
-            },
-        );
+        env.add_function("raise_exception", raise_exception);
         let source = source.replace("\r\n", "\n").replace('\r', "\n");
-        let (rewritten, has_generation) = generation::rewrite(&source);
+        let (rewritten, has_generation) = generation::rewrite(&source)?;
         env.add_template_owned(NAME, rewritten)
             .map_err(|e| describe(&e))?;
         Ok(ChatTemplate {
@@ -200,6 +192,14 @@ impl Conversation {
             }),
         }
     }
+}
+
+fn raise_exception(state: &State, message: &Value) -> Result<Value, Error> {
+    let message = crate::python::display(state, message)?;
+    Err(Error::new(
+        ErrorKind::InvalidOperation,
+        format!("{RAISED}{message}"),
+    ))
 }
 
 fn describe(error: &Error) -> String {
