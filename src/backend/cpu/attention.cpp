@@ -10,17 +10,31 @@
 namespace hone::cpu {
 namespace {
 
-constexpr int64_t kTaskRows = 512;  // (token, head) rows of a forward or dq task, about
+constexpr int64_t kTaskRows = 2048;  // (token, head) rows of a forward or dq task, about
 
 template <class T>
 T round_up(T n, T to) {
   return (n + to - 1) / to * to;
 }
 
+// A path that has no code for a dtype of its own uses the one below.
 AttentionPath path_of(Isa isa, DType dtype) {
-  if (isa == Isa::reference) return attention_reference_path(dtype);
-  if (isa == Isa::scalar) return attention_scalar_path(dtype);
-  return attention_scalar_path(dtype);
+  const bool bf16 = dtype == DType::bf16;
+  switch (isa) {
+    case Isa::reference:
+      return attention_reference_path(dtype);
+    case Isa::scalar:
+      return attention_scalar_path(dtype);
+    case Isa::avx2:
+      return attention_avx2_path(dtype);
+    case Isa::avx512:
+      return attention_avx512_path(dtype);
+    case Isa::avx512bf16:
+      return bf16 ? attention_avx512bf16_path() : attention_avx512_path(dtype);
+    case Isa::amx:
+      return bf16 ? attention_amx_path() : attention_avx512_path(dtype);
+  }
+  return {};
 }
 
 // ---- Shapes and their checks
@@ -161,17 +175,22 @@ struct Tasks {
   }
 };
 
+// Only of segments with q_len in (above, most].
 Tasks make_tasks(int32_t* prefix, const AttentionSegment* segments, int count, int key_heads,
-                 int64_t piece) {
+                 int64_t piece, int64_t above = 0, int64_t most = INT32_MAX) {
   prefix[0] = 0;
   for (int i = 0; i < count; ++i) {
-    prefix[i + 1] = prefix[i] + static_cast<int32_t>((segments[i].q_len + piece - 1) / piece);
+    const int64_t n = segments[i].q_len;
+    prefix[i + 1] =
+        prefix[i] + (n > above && n <= most ? static_cast<int32_t>((n + piece - 1) / piece) : 0);
   }
   return {prefix, segments, count, key_heads, piece};
 }
 
+// Whole key blocks, where that many queries fit.
 int64_t queries_per_task(const Shape& s) {
-  return std::clamp<int64_t>(kTaskRows / s.group, 16, kTaskRows);
+  const int64_t n = std::max<int64_t>(kTaskRows / s.group, 16);
+  return n > kKeyBlock ? n / kKeyBlock * kKeyBlock : n;
 }
 
 // ---- Scratch: hands out pieces of the arena; with a null base it only counts.
@@ -198,6 +217,7 @@ AttentionBuffers forward_buffers(Carver& c, const Shape& s, int64_t element) {
   const int64_t rows =
       round_up<int64_t>(std::min(queries_per_task(s), s.tokens) * s.group, kAttentionTileRows);
   for (int i = 0; i < 2; ++i) b.pack[i] = c.take<char>(chunk * p * element);
+  b.pack[2] = c.take<char>(kKeyBlock * p * element);
   b.a[0] = c.take<char>(kAttentionTileRows * p * element);
   b.p[0] = c.take<char>(kAttentionTileRows * kKeyBlock * element);
   for (int i = 0; i < 2; ++i) b.s[i] = c.take<float>(kAttentionTileRows * kKeyBlock * 4);
@@ -228,6 +248,22 @@ AttentionBuffers dkv_buffers(Carver& c, const Shape& s, int64_t element) {
   for (int i = 0; i < 2; ++i) b.p[i] = c.take<char>(kAttentionTileRows * kKeyBlock * element);
   for (int i = 0; i < 2; ++i) b.s[i] = c.take<float>(kAttentionTileRows * kKeyBlock * 4);
   for (int i = 0; i < 2; ++i) b.state[i] = c.take<float>(kAttentionKeyGroup * p * 4);
+  return b;
+}
+
+AttentionBuffers whole_buffers(Carver& c, const Shape& s, int64_t element) {
+  AttentionBuffers b;
+  const int64_t p = round_up<int64_t>(s.dim, 32);
+  const int64_t keys =
+      std::min<int64_t>(kAttentionWholeKeys, round_up<int64_t>(s.keys, kAttentionTileRows));
+  for (int i = 0; i < 4; ++i) b.pack[i] = c.take<char>(kAttentionQueryTile * p * element);
+  b.pack[4] = c.take<char>(keys * p * element);
+  for (int i = 0; i < 2; ++i) b.a[i] = c.take<char>(keys * p * element);
+  for (int i = 0; i < 2; ++i) b.p[i] = c.take<char>(kAttentionTileRows * kKeyBlock * element);
+  b.p[2] = c.take<char>(keys * kKeyBlock * element);
+  for (int i = 0; i < 2; ++i) b.s[i] = c.take<float>(kAttentionTileRows * kKeyBlock * 4);
+  b.tile[0] = c.take<float>(kAttentionQueryTile * p * 4);
+  for (int i = 0; i < 2; ++i) b.state[i] = c.take<float>(keys * p * 4);
   return b;
 }
 
@@ -342,7 +378,8 @@ size_t backward_scratch(const DeviceProps& props, const AttentionBackwardDesc& d
       round_up<size_t>(static_cast<size_t>(s.tokens * s.heads) * (element == 0 ? 8 : 4), 64);
   return prefix_bytes(d.num_segments) + delta +
          static_cast<size_t>(props.threads) *
-             std::max(buffer_bytes(dq_buffers, s, element), buffer_bytes(dkv_buffers, s, element));
+             std::max({buffer_bytes(dq_buffers, s, element), buffer_bytes(dkv_buffers, s, element),
+                       buffer_bytes(whole_buffers, s, element)});
 }
 
 template <Isa isa>
@@ -374,11 +411,18 @@ Status backward(const KernelCtx& ctx, const AttentionBackwardDesc& d) {
   a.heads = shape.heads, a.group = shape.group, a.dim = shape.dim, a.scale = d.scale;
   scratch += round_up<size_t>(
       static_cast<size_t>(shape.tokens * shape.heads) * (path.pack_bytes == 0 ? 8 : 4), 64);
-  Tasks tasks =
-      make_tasks(prefix, d.segments, d.num_segments, shape.key_heads, queries_per_task(shape));
-  run_tasks(ctx, scratch, dq_buffers, shape, path.pack_bytes, tasks, a, path.backward_dq);
-  tasks = make_tasks(prefix, d.segments, d.num_segments, shape.key_heads, kAttentionKeyGroup);
-  run_tasks(ctx, scratch, dkv_buffers, shape, path.pack_bytes, tasks, a, path.backward_dkv);
+  const auto run = [&](MakeBuffers make, int64_t piece, int64_t above, int64_t most, auto fn) {
+    const Tasks tasks =
+        make_tasks(prefix, d.segments, d.num_segments, shape.key_heads, piece, above, most);
+    if (tasks.count() > 0) run_tasks(ctx, scratch, make, shape, path.pack_bytes, tasks, a, fn);
+  };
+  // Which way a segment goes depends on shapes alone, not on the number of threads.
+  const bool shared = std::any_of(d.segments, d.segments + d.num_segments,
+                                  [](const AttentionSegment& s) { return s.kv_len != s.q_len; });
+  const int64_t whole = path.backward_whole != nullptr && !shared ? kAttentionWholeKeys : 0;
+  run(whole_buffers, kAttentionWholeKeys, 0, whole, path.backward_whole);
+  run(dq_buffers, queries_per_task(shape), whole, INT32_MAX, path.backward_dq);
+  run(dkv_buffers, kAttentionKeyGroup, whole, INT32_MAX, path.backward_dkv);
   return {};
 }
 

@@ -16,8 +16,9 @@ namespace hone::cpu {
 constexpr int kAttentionMaxHeadDim = 256;
 constexpr int kAttentionTileRows =
     32;  // (token, head) rows that the forward and dq passes work on at once
-constexpr int kAttentionKeyGroup = 256;  // own keys of a dk/dv task
-constexpr int kAttentionDqKeys = 512;    // keys packed at once by the dq pass
+constexpr int kAttentionKeyGroup = 256;   // own keys of a dk/dv task
+constexpr int kAttentionWholeKeys = 512;  // own keys of a segment whose gradients one task computes
+constexpr int kAttentionDqKeys = 512;     // keys packed at once by the dq pass
 constexpr int kAttentionQueryTile =
     64;  // (token, head) columns that the dk/dv pass works on at once
 
@@ -40,14 +41,17 @@ struct AttentionArgs {
 // Buffers of one worker, 64-byte aligned; sizes in attention.cpp. P is D rounded up to 32; an
 // element of a pack is 4 bytes (f32 paths) or 2.
 struct AttentionBuffers {
-  char* pack[4] = {};  // forward: k, v of a chunk; dq: k, v, k again of kAttentionDqKeys keys;
-                       // dk/dv: q, q, dout, dout of a query tile
-  char* a[2] = {};     // left operands: q (and dout) of a row tile, or k and v of a key group
-  char* p[2] = {};   // probabilities and their gradients, at most kAttentionTileRows x 64 elements
+  char* pack[5] =
+      {};  // forward: k, v of a chunk, v of a block; dq: k, v, k again of kAttentionDqKeys keys;
+           // the others: q, q, dout, dout of a query tile, and (whole) k transposed
+  char* a[2] =
+      {};  // left operands: q (and dout) of a row tile, or k and v of a key group or segment
+  char* p[3] = {};   // probabilities and their gradients, kAttentionTileRows x 64; whole: gradients
+                     // of a query tile, keys x 64
   float* s[2] = {};  // scores and their gradients, kAttentionTileRows x 64
-  float* tile[2] = {};   // kAttentionTileRows x P
+  float* tile[2] = {};   // kAttentionTileRows x P; whole: dq of a query tile, P x 64
   float* state[2] = {};  // forward: running output of the task's rows, then maximum and sum; dq: dq
-                         // of these; dk/dv: dk, dv
+                         // of these; the others: dk, dv
 };
 
 struct AttentionTask {
@@ -63,6 +67,9 @@ struct AttentionPath {
   void (*forward)(const AttentionArgs&, const AttentionTask&) = nullptr;
   void (*backward_dq)(const AttentionArgs&, const AttentionTask&) = nullptr;
   void (*backward_dkv)(const AttentionArgs&, const AttentionTask&) = nullptr;
+  // All three for a segment of at most kAttentionWholeKeys keys, all its own and no one else's.
+  // Null: the two passes serve.
+  void (*backward_whole)(const AttentionArgs&, const AttentionTask&) = nullptr;
   int pack_bytes = 0;  // an element of a pack; 0: needs no buffers
 };
 

@@ -200,7 +200,8 @@ void backward_dkv(const AttentionArgs& a, const AttentionTask& t) {
 }
 
 template <class T, class Acc>
-constexpr AttentionPath kPath{forward<T, Acc>, backward_dq<T, Acc>, backward_dkv<T, Acc>, 0};
+constexpr AttentionPath kPath{forward<T, Acc>, backward_dq<T, Acc>, backward_dkv<T, Acc>, nullptr,
+                              0};
 
 }  // namespace
 
