@@ -1,0 +1,189 @@
+#include "rollout/generate.h"
+
+#include <algorithm>
+#include <deque>
+#include <map>
+
+#include "core/rng.h"
+
+namespace hone::rollout {
+namespace {
+
+// A sequence being decoded.
+struct Running {
+  size_t order = 0;  // of its completion: prompt * num_samples + sample
+  const Prompt* prompt = nullptr;
+  int sample = 0;
+  int64_t done = 0;                // tokens whose keys are in the cache
+  std::vector<int32_t> tokens;     // drawn
+  std::vector<float> logprobs;
+  std::vector<int32_t> pages;
+
+  int64_t prompt_len() const { return static_cast<int64_t>(prompt->tokens.size()); }
+  int64_t size() const { return prompt_len() + static_cast<int64_t>(tokens.size()); }
+  int32_t token(int64_t i) const {
+    return i < prompt_len() ? prompt->tokens[static_cast<size_t>(i)] : tokens[static_cast<size_t>(i - prompt_len())];
+  }
+};
+
+// Pages of the cache: handed out lowest first, given back when a sequence ends.
+class Pages {
+ public:
+  explicit Pages(int64_t count) {
+    for (int64_t p = count - 1; p >= 0; --p) free_.push_back(static_cast<int32_t>(p));
+  }
+  int32_t take() {
+    HONE_CHECK(!free_.empty());
+    const int32_t p = free_.back();
+    free_.pop_back();
+    return p;
+  }
+  void give(const std::vector<int32_t>& pages) { free_.insert(free_.end(), pages.rbegin(), pages.rend()); }
+  int64_t left() const { return static_cast<int64_t>(free_.size()); }
+
+ private:
+  std::vector<int32_t> free_;
+};
+
+int64_t pages_for(int64_t keys) { return (keys + kKeyBlock - 1) / kKeyBlock; }
+
+class Engine {
+ public:
+  Engine(Context& ctx, const models::Decoder& decoder, std::span<const Prompt> prompts, const SamplingOptions& options,
+         const std::function<void(const Completion&)>& done, const std::function<void(int32_t)>& token)
+      : ctx_(ctx), decoder_(decoder), prompts_(prompts), o_(options), done_(done), token_(token) {
+    ctx_.tape = nullptr;
+    ctx_.training = false;
+  }
+
+  void run() {
+    const size_t total = prompts_.size() * static_cast<size_t>(o_.num_samples);
+    if (total == 0) return;
+    int64_t longest = 0;
+    for (const Prompt& p : prompts_) {
+      HONE_CHECK(!p.tokens.empty(), "a prompt has at least one token");
+      longest = std::max(longest, static_cast<int64_t>(p.tokens.size()));
+    }
+    // Room for batch_size sequences of the greatest length, so that a sequence once started always finishes.
+    const int64_t each = pages_for(longest + o_.max_new_tokens);
+    const auto lanes = static_cast<int64_t>(std::min<size_t>(static_cast<size_t>(o_.batch_size), total));
+    cache_ = models::make_cache(ctx_, decoder_.config(), each * lanes);
+    Pages pages(each * lanes);
+    size_t next = 0;
+    while (next < total || !running_.empty()) {
+      while (static_cast<int64_t>(running_.size()) < lanes && next < total) {
+        Running r;
+        r.order = next;
+        r.prompt = &prompts_[next / static_cast<size_t>(o_.num_samples)];
+        r.sample = static_cast<int>(next % static_cast<size_t>(o_.num_samples));
+        running_.push_back(std::move(r));
+        ++next;
+      }
+      step(pages);
+    }
+  }
+
+ private:
+  // One pass: up to prefill_tokens of unread tokens, oldest sequence first; then one draw for each sequence that is read to its end.
+  void step(Pages& pages) {
+    Stream stream;
+    std::vector<std::vector<int32_t>> segment_pages;
+    std::vector<Running*> drawn;
+    std::vector<int32_t> rows;
+    int64_t budget = std::max<int64_t>(o_.prefill_tokens, static_cast<int64_t>(running_.size()));
+    for (Running& r : running_) {
+      const int64_t n = std::min(budget, r.size() - r.done);
+      if (n <= 0) continue;
+      budget -= n;
+      while (static_cast<int64_t>(r.pages.size()) < pages_for(r.done + n)) r.pages.push_back(pages.take());
+      Segment s;
+      s.begin = static_cast<int32_t>(stream.tokens.size());
+      s.len = static_cast<int32_t>(n);
+      s.pos0 = static_cast<int32_t>(r.done);
+      s.key = r.prompt->key;
+      stream.segments.push_back(s);
+      segment_pages.push_back(r.pages);
+      for (int64_t i = r.done; i < r.done + n; ++i) {
+        stream.tokens.push_back(r.token(i));
+        stream.positions.push_back(static_cast<int32_t>(i));
+      }
+      r.done += n;
+      if (r.done == r.size()) {
+        drawn.push_back(&r);
+        rows.push_back(static_cast<int32_t>(stream.tokens.size()) - 1);
+      }
+    }
+    const models::StreamInputs inputs = models::make_cached_inputs(ctx_, decoder_.config(), stream, segment_pages, cache_);
+    const Tensor x = decoder_.forward(ctx_, inputs);
+    if (drawn.empty()) return;
+    const Tensor selected = upload(ctx_, std::span<const int32_t>(rows));
+    const ops::Logits out = ops::head_logits(ctx_, decoder_.head_weight(), decoder_.final_rows(ctx_, x, selected));
+    for (size_t i = 0; i < drawn.size(); ++i) draw_one(*drawn[i], out, static_cast<int64_t>(i));
+    finish(pages);
+  }
+
+  void draw_one(Running& r, const ops::Logits& out, int64_t row) {
+    const auto vocab = static_cast<size_t>(out.logits.dim(1));
+    int32_t token = 0;
+    float logprob = 0;
+    if (!ctx_.device->meta) {
+      const float* logits = out.logits.view().row<float>(row);
+      const auto w = random_words(o_.seed, Purpose::sample, r.prompt->key,
+                                  (static_cast<uint64_t>(r.sample) << 32) | static_cast<uint32_t>(r.size()));
+      token = draw({logits, vocab}, o_, uniform_double(w[0], w[1]));
+      logprob = logits[token] - out.lse.view().as<float>()[row];
+    }
+    r.tokens.push_back(token);
+    r.logprobs.push_back(logprob);
+    if (token_ && prompts_.size() == 1 && o_.num_samples == 1) token_(token);
+  }
+
+  bool stops(int32_t token) const {
+    return !o_.ignore_eos && std::find(o_.stop_ids.begin(), o_.stop_ids.end(), token) != o_.stop_ids.end();
+  }
+
+  // Takes ended sequences out, and hands over completions in order.
+  void finish(Pages& pages) {
+    for (auto it = running_.begin(); it != running_.end();) {
+      const bool stopped = !it->tokens.empty() && stops(it->tokens.back());
+      if (!stopped && static_cast<int64_t>(it->tokens.size()) < o_.max_new_tokens) {
+        ++it;
+        continue;
+      }
+      finished_[it->order] = {.prompt = static_cast<size_t>(it->prompt - prompts_.data()),
+                              .sample = it->sample,
+                              .tokens = std::move(it->tokens),
+                              .logprobs = std::move(it->logprobs),
+                              .finish_reason = stopped ? "stop" : "length"};
+      pages.give(it->pages);
+      it = running_.erase(it);
+    }
+    while (!finished_.empty() && finished_.begin()->first == handed_over_) {
+      done_(finished_.begin()->second);
+      finished_.erase(finished_.begin());
+      ++handed_over_;
+    }
+  }
+
+  Context ctx_;
+  const models::Decoder& decoder_;
+  std::span<const Prompt> prompts_;
+  SamplingOptions o_;
+  const std::function<void(const Completion&)>& done_;
+  const std::function<void(int32_t)>& token_;
+  models::KvCache cache_;
+  std::deque<Running> running_;
+  std::map<size_t, Completion> finished_;
+  size_t handed_over_ = 0;
+};
+
+}  // namespace
+
+void generate(Context& ctx, const models::Decoder& decoder, std::span<const Prompt> prompts, const SamplingOptions& options,
+              const std::function<void(const Completion&)>& done, const std::function<void(int32_t)>& token) {
+  check_sampling(options);
+  HONE_CHECK(ctx.dtype != DType::f64, "generation is in bf16 or fp32");
+  Engine(ctx, decoder, prompts, options, done, token).run();
+}
+
+}  // namespace hone::rollout
