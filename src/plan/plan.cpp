@@ -1,0 +1,194 @@
+#include "plan/plan.h"
+
+#include <algorithm>
+
+#include "io/loaded_model.h"
+#include "loss/objective.h"
+#include "train/sft_options.h"
+#include "train/supervised_step.h"
+
+namespace hone::plan {
+namespace {
+
+// Resident size of the program itself with its libraries, thread stacks and heap (measured on Debian 12, see docs/performance.md).
+constexpr size_t kProgramBytes = size_t{30} << 20;
+// Heap per byte of tokenizer.json (vocabulary, merges and their tables) and the loader's look-ahead.
+constexpr double kTokenizerFactor = 12.0;
+constexpr size_t kPipelineBytes = size_t{16} << 20;
+
+// Sums costs by class.
+class CostObserver final : public Observer {
+ public:
+  void before(KernelId id, const char*, const Cost& cost) override {
+    const bool gemm = id == KernelId::gemm || id == KernelId::gemm_dw || id == KernelId::head || id == KernelId::head_backward;
+    (gemm ? gemm_flops : other_flops) += cost.flops;
+    bytes += cost.bytes;
+    if (gemm) {
+      gemm_bytes += cost.bytes;
+    } else {
+      other_bytes += cost.bytes;
+    }
+  }
+  void after() override {}
+  double gemm_flops = 0, other_flops = 0, bytes = 0, gemm_bytes = 0, other_bytes = 0;
+};
+
+// A micro-batch of `tokens` computed tokens in sequences of at most `length`, every one of them labelled.
+data::MicroBatch full_micro_batch(int64_t tokens, int64_t length) {
+  data::MicroBatch mb;
+  int64_t left = tokens;
+  while (left > 0) {
+    const int64_t n = std::min(left, length);
+    const auto segment = static_cast<int32_t>(mb.stream.segments.size());
+    const int32_t begin = static_cast<int32_t>(mb.stream.size());
+    mb.stream.append(std::vector<int32_t>(static_cast<size_t>(n), 0), static_cast<uint64_t>(segment));
+    mb.samples.push_back(segment);
+    for (int64_t i = 0; i < n; ++i) {
+      mb.rows.push_back(begin + static_cast<int32_t>(i));
+      mb.targets.push_back(0);
+      mb.row_segments.push_back(segment);
+      mb.row_positions.push_back(i + 1);
+    }
+    left -= n;
+  }
+  mb.tokens = tokens;
+  return mb;
+}
+
+size_t tokenizer_bytes(const std::filesystem::path& folder) {
+  std::error_code error;
+  const auto n = std::filesystem::file_size(folder / "tokenizer.json", error);
+  return error ? 0 : static_cast<size_t>(static_cast<double>(n) * kTokenizerFactor);
+}
+
+size_t state_bytes(io::LoadedModel& model) {
+  size_t n = 0;
+  for (const ParamId id : model.params().trainable()) n += static_cast<size_t>(model.params().spec(id).numel()) * 12;
+  return n;
+}
+
+size_t result_bytes(io::LoadedModel& model) {
+  size_t n = 0;
+  const bool adapter = model.adapter_config().has_value();
+  for (ParamId id = 0; id < model.params().count(); ++id) {
+    if (model.params().spec(id).adapter == adapter) n += model.params().spec(id).bytes();
+  }
+  return n;
+}
+
+Plan run_plan(const train::SftOptions& o, int64_t tokens, bool recompute) {
+  Plan p;
+  p.micro_batch_tokens = tokens;
+  p.recompute = recompute;
+  io::LoadedModel model({.folder = o.pretrained, .dtype = o.dtype, .threads = o.threads, .meta = true});
+  train::set_up_tuning(model, o);
+  model.load();
+  Context ctx = model.context();
+  ctx.policy = recompute ? BlockPolicy::recompute : BlockPolicy::keep;
+  ctx.seed = o.seed;
+  for (ParamId id = 0; id < model.params().count(); ++id) {
+    p.parameters += model.params().spec(id).numel();
+    if (model.params().spec(id).trainable) p.trainable += model.params().spec(id).numel();
+  }
+  Arena& arena = model.arena();
+  p.phases.push_back({"load", arena.stats().peak_in_use});
+  model.params().allocate_gradients(arena);
+  optim::AdamW adamw(ctx, {});
+  p.phases.push_back({"optimizer state", arena.stats().in_use});
+
+  const auto measure = [&](const char* name, auto&& work) {
+    const ArenaStats before = arena.stats();
+    arena.reset_peak();
+    CostObserver costs;
+    ctx.observer = &costs;
+    work();
+    ctx.observer = nullptr;
+    p.phases.push_back({name, arena.stats().peak_in_use});
+    if (arena.stats().peak_in_use >= before.peak_in_use) p.arena = arena.stats().by_kind_at_peak;
+    return costs;
+  };
+  const int64_t length = std::max<int64_t>(1, std::min(tokens, o.max_length - 1));
+  const data::MicroBatch mb = full_micro_batch(tokens, length);
+  const CostObserver pass = measure("forward and backward", [&] {
+    train::zero_gradients(ctx);
+    train::forward_backward(ctx, model.decoder(), loss::SftObjective(), {&mb, 1}, tokens);
+  });
+  const CostObserver update = measure("update", [&] {
+    optim::gradient_norm(ctx);
+    adamw.step(ctx, 1e-4, 1.0, 1);
+  });
+  if (!o.eval_dataset.empty()) {
+    measure("evaluation", [&] { train::score(ctx, model.decoder(), mb); });
+  }
+  size_t peak = 0;
+  for (const Phase& phase : p.phases) peak = std::max(peak, phase.peak);
+  p.fragmentation = arena.stats().high_water > peak ? arena.stats().high_water - peak : 0;
+  p.mapped_weights = model.mapped_bytes();
+  p.process = kProgramBytes + kPipelineBytes + tokenizer_bytes(o.pretrained);
+  p.gemm_flops = pass.gemm_flops;
+  p.other_flops = pass.other_flops;
+  p.bytes = pass.bytes;
+  p.update_bytes = update.bytes;
+  p.tokens_per_micro_batch = static_cast<double>(tokens);
+  if (const auto rates = load_machine_rates()) {
+    const double rate = model.dtype() == DType::bf16 ? rates->gemm_bf16 : rates->gemm_fp32;
+    if (rate > 0 && rates->bandwidth > 0) {
+      const double seconds = std::max(pass.gemm_flops / rate, pass.gemm_bytes / rates->bandwidth) +
+                             std::max(pass.other_flops / rates->gemm_fp32, pass.other_bytes / rates->bandwidth);
+      p.seconds_per_token = seconds / p.tokens_per_micro_batch;
+    }
+  }
+  p.checkpoint_bytes = state_bytes(model);
+  p.result_bytes = result_bytes(model);
+  return p;
+}
+
+constexpr int64_t kDefaultTokens = 2048;
+
+}  // namespace
+
+size_t Plan::peak() const {
+  size_t n = fragmentation + mapped_weights + process;
+  for (const size_t k : arena) n += k;
+  return n;
+}
+
+Plan plan_sft(const train::SftOptions& o) {
+  train::check_options(o);
+  return run_plan(o, o.micro_batch_tokens > 0 ? o.micro_batch_tokens : kDefaultTokens, o.grad_checkpoint);
+}
+
+train::SftOptions fit_memory(const train::SftOptions& options) {
+  if (options.memory == 0) return options;
+  train::check_options(options);
+  // A sample longer than the budget has a micro-batch of its own: the longest decides.
+  const int64_t longest = options.max_length - 1;
+  const auto fits = [&](int64_t tokens, bool recompute, size_t* peak) {
+    *peak = run_plan(options, std::max(tokens, longest), recompute).peak();
+    return *peak <= options.memory;
+  };
+  train::SftOptions chosen = options;
+  size_t least = ~size_t{0}, peak = 0;
+  const std::vector<bool> policies = options.grad_checkpoint ? std::vector<bool>{true} : std::vector<bool>{false, true};
+  const std::vector<int64_t> sizes =
+      options.micro_batch_tokens > 0 ? std::vector<int64_t>{options.micro_batch_tokens} : std::vector<int64_t>{2048, 1024, 512, 256};
+  for (const bool recompute : policies) {
+    int64_t tried = -1;
+    for (const int64_t tokens : sizes) {
+      if (std::max(tokens, longest) == tried) continue;
+      tried = std::max(tokens, longest);
+      const bool ok = fits(tokens, recompute, &peak);
+      least = std::min(least, peak);
+      if (!ok) continue;
+      chosen.grad_checkpoint = recompute;
+      chosen.micro_batch_tokens = tokens;
+      return chosen;
+    }
+  }
+  user_error("memory", "{:.2f} GiB is not enough: the least this run needs is {:.2f} GiB (recomputation on, samples of up to {} tokens); "
+             "raise --memory, or lower --max_length{}", static_cast<double>(options.memory) / (1 << 30),
+             static_cast<double>(least) / (1 << 30), options.max_length,
+             options.lora_rank == 0 && options.adapter.empty() ? ", or use LoRA (--lora_rank 8)" : "");
+}
+
+}  // namespace hone::plan
