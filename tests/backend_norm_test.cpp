@@ -105,15 +105,16 @@ TEST(RmsNorm, NanStays) {
   }
 }
 
-// dweight sums 200 rows in fp32: 200 units would be the worst, 64 is generous for random signs.
+// Sums of up to 896 features and 200 rows in fp32, whose rounding errors add up like a random walk.
+// Measured: fp32 7 units of 2^-24.
 TEST(RmsNormBackward, Accuracy) {
   // Not d = 1: there the gradient is all cancellation.
   for (const int64_t d : {7, 33, 64, 100, 896}) {
-    check_accuracy(backward_op({9, d}, false, false), 64);
-    check_accuracy(backward_op({9, d}, true, true), 64);
+    check_accuracy(backward_op({9, d}, false, false), 16);
+    check_accuracy(backward_op({9, d}, true, true), 16);
   }
-  check_accuracy(backward_op({200, 40}, false, true), 64);
-  check_accuracy(backward_op({20, 4, 64}, false, true), 64);
+  check_accuracy(backward_op({200, 40}, false, true), 16);
+  check_accuracy(backward_op({20, 4, 64}, false, true), 16);
 }
 
 TEST(RmsNormBackward, RowsAreExactAndThreadsDoNotMatter) {
