@@ -7,6 +7,7 @@
 #include "core/process.h"
 #include "data/loader.h"
 #include "io/checkpoint.h"
+#include "exec/profile.h"
 #include "io/files.h"
 #include "train/checkpointing.h"
 #include "train/evaluate.h"
@@ -181,7 +182,7 @@ class Run {
 
   SftEnd train() {
     const auto begin = Clock::now();
-    const int64_t first = done_;
+    first_ = done_;
     while (done_ < steps_) {
       const int64_t s = done_;
       const auto step_begin = Clock::now();
@@ -194,7 +195,7 @@ class Run {
       if (eval_dataset_ && (o_.eval_steps > 0 ? done_ % o_.eval_steps == 0 || done_ == steps_ : epoch_end)) evaluate(m);
       log_->step(m);
       if (events_.progress) {
-        const double each = seconds_since(begin) / static_cast<double>(done_ - first);
+        const double each = seconds_since(begin) / static_cast<double>(done_ - first_);
         events_.progress({done_, steps_, m.loss, m.learning_rate, m.grad_norm, m.tokens_per_second,
                           each * static_cast<double>(steps_ - done_), m.tokens, m.peak_memory});
       }
@@ -224,6 +225,10 @@ class Run {
       return m;
     }
     ctx_.step = s;
+    // The second step of the run: the first one touches memory for the first time.
+    const bool profiled = !o_.profile.empty() && s == std::min(first_ + 1, steps_ - 1);
+    Profiler profiler;
+    if (profiled) ctx_.observer = &profiler;
     zero_gradients(ctx_);
     const auto micro_batches = data::pack(step.samples, {.token_budget = micro_batch_tokens_});
     m.loss = forward_backward(ctx_, model_->decoder(), objective_, micro_batches, step.trained_tokens).loss;
@@ -233,6 +238,11 @@ class Run {
       return m;
     }
     adamw_->step(ctx_, m.learning_rate, optim::clip_scale(m.grad_norm, o_.grad_clip), ++updates_);
+    if (profiled) {
+      ctx_.observer = nullptr;
+      io::write_file_atomically(o_.profile, profiler.chrome_trace());
+      say(fmt::format("profile of step {} (trace: {})\n{}", m.step, o_.profile, profiler.table(0, 0)));
+    }
     return m;
   }
 
@@ -333,7 +343,7 @@ class Run {
   std::filesystem::path checkpoint_;
   std::vector<int32_t> stop_ids_;
   int64_t steps_per_epoch_ = 0, steps_ = 0, warmup_ = 0, micro_batch_tokens_ = 0;
-  int64_t done_ = 0;
+  int64_t done_ = 0, first_ = 0;
   int64_t updates_ = 0;  // made so far: what Adam's bias correction counts
   int64_t skipped_ = 0;
   bool finished_before_ = false;
