@@ -1,0 +1,116 @@
+// hone generate: completions of prompts.
+#include <chrono>
+#include <deque>
+
+#include "app/commands/commands.h"
+#include "app/json_lines.h"
+#include "app/model_flags.h"
+#include "app/prompts.h"
+#include "app/terminal.h"
+#include "app/version.h"
+#include "core/error.h"
+
+namespace hone::app {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+struct Flags {
+  ModelFlags model;
+  SamplingFlags sampling;
+  std::string input, output = "-", conversation_template, system_prompt;
+};
+
+// Prompts taken in at a time: enough to keep every lane busy, few enough to hold.
+constexpr size_t kPromptsAtOnce = 4096;
+
+// The input's fields, then the completion's.
+std::string answer_line(Json fields, const std::vector<int32_t>& prompt,
+                        const rollout::Completion& done, const std::string& text) {
+  for (const char* own :
+       {"prompt_tokens", "tokens", "logprobs", "completion", "finish_reason", "sample"})
+    fields.erase(own);
+  std::string line = fields.dump(-1, ' ', false, Json::error_handler_t::replace);
+  line.pop_back();
+  if (line.size() > 1) line += ',';
+  line += fmt::format(
+      "\"prompt_tokens\":{},\"tokens\":{},\"logprobs\":{},\"completion\":{},"
+      "\"finish_reason\":\"{}\",\"sample\":{}}}\n",
+      int_list<int32_t>(prompt), int_list<int32_t>(done.tokens), float_list(done.logprobs),
+      Json(text).dump(), done.finish_reason, done.sample);
+  return line;
+}
+
+int run(const Flags& f) {
+  rollout::SamplingOptions options = f.sampling.o;
+  rollout::check_sampling(options);
+  JsonLines input(f.input);
+  const auto text = std::make_unique<data::TextModel>(
+      data::TextModel::load(f.model.pretrained, f.conversation_template));
+  const auto model = f.model.load();
+  options.stop_ids = stop_ids(model->config(), *text);
+  const PromptReader reader(text.get(), model->config().vocab_size, f.system_prompt);
+  Output output(f.output);
+  Context ctx = model->context();
+
+  int64_t drawn = 0, read = 0;
+  uint64_t key = 0;
+  double seconds = 0;
+  for (bool more = true; more;) {
+    std::vector<rollout::Prompt> prompts;
+    std::vector<Json> fields;
+    while (prompts.size() < kPromptsAtOnce) {
+      Json json;
+      more = input.next(json);
+      if (!more) break;
+      prompts.push_back({reader.read(json, input.where()), key++});
+      if (json.is_array()) json = Json{{"messages", std::move(json)}};
+      fields.push_back(std::move(json));
+      read += static_cast<int64_t>(prompts.back().tokens.size());
+    }
+    const auto begin = Clock::now();
+    rollout::generate(ctx, model->decoder(), prompts, options, [&](const rollout::Completion& c) {
+      std::vector<int32_t> known;  // ids of embeddings that no token stands for have no text
+      for (const int32_t id : c.tokens)
+        if (text->tokenizer.token_of(id)) known.push_back(id);
+      drawn += static_cast<int64_t>(c.tokens.size());
+      output.write(answer_line(fields[c.prompt], prompts[c.prompt].tokens, c,
+                               text->tokenizer.decode(known, /*skip_special_tokens=*/true)));
+    });
+    seconds += std::chrono::duration<double>(Clock::now() - begin).count();
+    output.flush();
+  }
+  if (key == 0) user_error("input", "{} has no prompts", f.input);
+  output.finish();
+  say(fmt::format("generated {} tokens in {:.2f} s ({:.1f} tokens/s) from {} prompts of {} tokens",
+                  drawn, seconds, seconds > 0 ? static_cast<double>(drawn) / seconds : 0.0, key,
+                  read));
+  return 0;
+}
+
+}  // namespace
+
+void add_generate(Cli& cli) {
+  Command& c = cli.add(
+      "generate", "answer prompts, a JSON line each",
+      "A line of input is {\"prompt\": \"text\"}, a list of messages, {\"messages\": [...]} or\n"
+      "{\"tokens\": [...]}. A line of output has its fields and \"prompt_tokens\", \"tokens\",\n"
+      "\"logprobs\", \"completion\", \"finish_reason\", \"sample\". Samples don't depend on "
+      "--batch_size.");
+  const auto f = std::make_shared<Flags>();
+  f->model.add(c);
+  c.group("Input and output");
+  c.flag("-i,--input", f->input, "JSON lines; -: stdin", "FILE");
+  c.flag("-o,--output", f->output, "-: stdout", "FILE");
+  c.flag("--conversation_template", f->conversation_template,
+         "Chat template of the original's JSON form, instead of the model's", "FILE");
+  c.flag("--system_prompt", f->system_prompt, "Put before chats that have no system message");
+  f->sampling.add(c);
+  c.flag("--num_samples", f->sampling.o.num_samples, "Completions of each prompt");
+  c.flag("--batch_size", f->sampling.o.batch_size, "Sequences decoded together");
+  c.group(kCommonGroup);
+  c.config_files();
+  c.run([f] { return run(*f); });
+}
+
+}  // namespace hone::app

@@ -1,0 +1,46 @@
+// hone sft: supervised fine-tuning.
+#include <fmt/format.h>
+
+#include <nlohmann/json.hpp>
+
+#include "app/commands/commands.h"
+#include "app/commands/sft_flags.h"
+#include "app/interrupt.h"
+#include "app/terminal.h"
+#include "io/files.h"
+#include "train/sft_options.h"
+
+namespace hone::app {
+namespace {
+
+int run(const SftRequest& request) {
+  if (!request.config_file.empty())
+    io::write_file_atomically(request.config_file,
+                              train::options_json(request.options).dump(2) + "\n");
+  ProgressLine progress;
+  for (const std::string& note : request.notes) progress.say(note);
+  train::SftEvents events;
+  events.stop = &watch_interrupts();
+  events.say = [&](const std::string& line) { progress.say(line); };
+  events.progress = [&](const train::SftEvents::Progress& p) {
+    progress.update(
+        p.step, p.steps,
+        fmt::format("loss {:.4f}  lr {:.3g}  {:.0f} tok/s  {}  ETA {}", p.loss, p.learning_rate,
+                    p.tokens_per_second, bytes_text(static_cast<double>(p.peak_memory)),
+                    duration_text(p.seconds_left)));
+  };
+  const train::SftEnd end = train::run_sft(request.options, events);
+  return end == train::SftEnd::interrupted ? interrupt_exit_code() : 0;
+}
+
+}  // namespace
+
+void add_sft(Cli& cli) {
+  Command& c = cli.add("sft", "fine-tune a model on examples: LoRA or all weights",
+                       "Loss counts exactly what the model must write: the assistant's words and "
+                       "its end of turn.\nhone show tells token by token what that is.");
+  const auto flags = add_sft_flags(c);
+  c.run([&c, flags] { return run(sft_request(c, *flags)); });
+}
+
+}  // namespace hone::app

@@ -1,0 +1,15 @@
+// Ctrl-C and termination.
+#pragma once
+
+#include <atomic>
+
+namespace hone::app {
+
+// From here on the first SIGINT or SIGTERM sets the flag and the second ends the program at once.
+// Also: writing to a closed pipe is an error, not a signal.
+const std::atomic<int>& watch_interrupts();
+// 130 after SIGINT, 143 after SIGTERM.
+int interrupt_exit_code();
+void ignore_closed_pipes();
+
+}  // namespace hone::app

@@ -1,0 +1,58 @@
+#include "app/model_flags.h"
+
+#include <algorithm>
+
+#include "app/terminal.h"
+#include "app/units.h"
+#include "core/error.h"
+
+namespace hone::app {
+
+void ModelFlags::add(Command& c) {
+  c.group("Model");
+  c.flag("-m,--pretrained,--pretrain", pretrained,
+         "The model: a Hugging Face folder (config.json, safetensors, tokenizer.json)", "DIR");
+  c.flag("--adapter", adapter, "A PEFT adapter of it", "DIR");
+  c.flag("--dtype", dtype, "What to compute in; auto: the model's type, bf16 for fp16 models",
+         "auto|bf16|fp32");
+  c.flag("--memory", memory, "An error instead of more memory than this for activations", "6GiB");
+  c.flag("--threads", threads, "Threads; 0: all cores");
+}
+
+std::unique_ptr<io::LoadedModel> ModelFlags::load(const std::string& folder,
+                                                  const std::string& with_adapter) const {
+  if (folder.empty())
+    user_error("flags", "no model was given; use --pretrained DIR, a Hugging Face folder");
+  if (threads < 0) user_error("flags", "--threads {}: use 0 for all cores, or more", threads);
+  auto model = std::make_unique<io::LoadedModel>(
+      io::LoadOptions{.folder = folder,
+                      .dtype = parse_dtype("--dtype", dtype),
+                      .threads = threads,
+                      .memory_limit = memory.empty() ? 0 : parse_memory("--memory", memory),
+                      .warn = [](const std::string& line) { say("warning: " + line); }});
+  if (!with_adapter.empty()) model->load_adapter(with_adapter, /*trainable=*/false);
+  model->load();
+  return model;
+}
+
+std::unique_ptr<io::LoadedModel> ModelFlags::load() const { return load(pretrained, adapter); }
+
+void SamplingFlags::add(Command& c) {
+  c.group("Sampling");
+  c.flag("--temperature", o.temperature, "0: the likeliest token, the lowest id of equals");
+  c.flag("--top_k", o.top_k, "Draw from the k likeliest tokens; 0: all");
+  c.flag("--top_p", o.top_p, "Draw from the likeliest that together have this probability");
+  c.flag("--max_new_tokens", o.max_new_tokens, "Longest completion, in tokens");
+  c.flag("--seed", o.seed, "Of the draws");
+  c.flag("--ignore_eos", o.ignore_eos, "Go on to --max_new_tokens whatever is drawn");
+}
+
+std::vector<int32_t> stop_ids(const models::ModelConfig& config, const data::TextModel& text) {
+  std::vector<int32_t> ids = config.eos_token_ids;
+  if (ids.empty() && text.tokenizer.eos_id()) ids.push_back(*text.tokenizer.eos_id());
+  for (const int32_t id : text.stop_ids)
+    if (std::find(ids.begin(), ids.end(), id) == ids.end()) ids.push_back(id);
+  return ids;
+}
+
+}  // namespace hone::app
