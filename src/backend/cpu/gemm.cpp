@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <bit>
 #include <numeric>
+#include <type_traits>
 
 #include "backend/cpu/cpu.h"
 #include "backend/cpu/gemm_check.h"
@@ -12,6 +13,7 @@
 namespace hone::cpu {
 
 extern const GemmPath kGemmAvx2, kGemmAvx512, kGemmAvx512Bf16, kGemmAmx;
+extern const GemmNarrowPath kGemmNarrowAmx;
 
 namespace {
 
@@ -77,7 +79,7 @@ Cut cut_of(const DeviceProps& props, Kind kind, const GemmJob& job) {
     const bool in_memory = total > c.depth_block || (job.alpha != 1 && job.r > 0);
     c.panel = c.cols / 32 * c.depth_block * parts * step_bytes +
               (in_memory ? c.chunk_rows : 32) * c.cols * 4 + c.cols * 4 +
-              (direct ? total * step_bytes : 0);
+              (c.in_place > 0 || direct ? total * step_bytes : 0);
     c.panel = round_up(c.panel, 64);
     return c;
   }
@@ -177,6 +179,45 @@ GemmJob job_of(const GemmDwDesc& d, int group, int64_t begin, int64_t end) {
   return job;
 }
 
+// One side narrow and fp32, the other bf16: with AMX a kernel of its own.
+bool is_narrow(Isa isa, const GemmDwDesc& d) {
+  if (isa != Isa::amx || d.dy.dtype == d.x.dtype) return false;
+  return (d.dy.dtype == DType::f32 ? d.dy : d.x).shape[1] <= kGemmNarrow;
+}
+
+GemmNarrowJob narrow_job_of(const GemmDwDesc& d, int group, int64_t begin, int64_t end) {
+  const bool by_wide = d.dy.dtype == DType::bf16;
+  GemmNarrowJob job = {};
+  job.narrow = rows_of(by_wide ? d.x : d.dy, begin, end);
+  job.wide = rows_of(by_wide ? d.dy : d.x, begin, end);
+  job.out = rows_of(d.dw[group], 0, d.dw[group].shape[0]);
+  job.t = end - begin;
+  job.r = job.narrow.cols;
+  job.w = job.wide.cols;
+  job.alpha = d.alpha;
+  job.by_wide = by_wide;
+  return job;
+}
+
+int64_t narrow_prepared_bytes(const GemmNarrowJob& job) {
+  return ceil_div(job.t, kGemmTileStep) * ceil_div(2 * job.r, 16) * 1024;
+}
+
+void run_narrow_job(const KernelCtx& ctx, const GemmNarrowJob& job) {
+  constexpr int64_t kSteps = 8;
+  const int64_t steps = ceil_div(job.t, kGemmTileStep);
+  ctx.pool->run(ceil_div(steps, kSteps), [&](int64_t task, int) {
+    kGemmNarrowAmx.prepare(&job, task * kSteps, std::min(kSteps, steps - task * kSteps),
+                           ctx.scratch);
+  });
+  char* scratch = static_cast<char*>(ctx.scratch) + narrow_prepared_bytes(job);
+  ctx.pool->run(ceil_div(job.w, kGemmNarrowCols), [&](int64_t task, int worker) {
+    const int64_t w = task * kGemmNarrowCols;
+    kGemmNarrowAmx.panel(&job, ctx.scratch, w, std::min(kGemmNarrowCols, job.w - w),
+                         scratch + worker * kGemmNarrowScratch);
+  });
+}
+
 template <class Desc>
 int64_t rows_total(const Desc& d) {
   return d.x.shape[0];
@@ -195,6 +236,18 @@ void for_groups(const Desc& d, Fn fn) {
 template <Isa isa, class Desc>
 size_t scratch(const DeviceProps& props, const Desc& d) {
   size_t most = 0;
+  if constexpr (std::is_same_v<Desc, GemmDwDesc>) {
+    if (is_narrow(isa, d)) {
+      for (int g = 0; g < d.groups; ++g) {
+        const int64_t begin = gemm_rows_begin(d.row_offsets, g);
+        const GemmNarrowJob job =
+            narrow_job_of(d, g, begin, gemm_rows_end(d.row_offsets, g, rows_total(d)));
+        most = std::max(most, static_cast<size_t>(narrow_prepared_bytes(job) +
+                                                  kGemmNarrowScratch * props.threads));
+      }
+      return most;
+    }
+  }
   for_groups(d, [&](const GemmJob& job) {
     most = std::max(most, scratch_of(props, kind_of(isa, job.x.type), job));
   });
@@ -243,10 +296,18 @@ Status run_gemm_dw(const KernelCtx& ctx, const GemmDwDesc& d) {
   if (Status s = check_gemm_dw(d, false); !s.ok()) return s;
   if (ctx.pool->size() > ctx.props->threads) return {"gemm_dw: more threads than planned"};
   if (ctx.scratch_bytes < scratch<isa>(*ctx.props, d)) return {"gemm_dw: scratch too small"};
-  for_groups(d, [&](const GemmJob& job) {
-    const Kind kind = kind_of(isa, job.x.type);
-    run_job(ctx, kind, job, cut_of(*ctx.props, kind, job));
-  });
+  if (is_narrow(isa, d)) {
+    for (int g = 0; g < d.groups; ++g) {
+      const int64_t begin = gemm_rows_begin(d.row_offsets, g),
+                    end = gemm_rows_end(d.row_offsets, g, rows_total(d));
+      if (begin < end) run_narrow_job(ctx, narrow_job_of(d, g, begin, end));
+    }
+  } else {
+    for_groups(d, [&](const GemmJob& job) {
+      const Kind kind = kind_of(isa, job.x.type);
+      run_job(ctx, kind, job, cut_of(*ctx.props, kind, job));
+    });
+  }
   if (!d.dbias.none()) add_column_sums(ctx, d.dy, d.dbias);
   return {};
 }

@@ -46,6 +46,28 @@ struct GemmPath {
                 int64_t cols, int64_t depth_block, void* scratch);
 };
 
+// A weight gradient with one narrow fp32 side: out(r, w) += alpha * sum_t narrow[t, r] wide[t, w],
+// r < kGemmNarrow. The gradients of LoRA's two matrices.
+struct GemmNarrowJob {
+  GemmMatrix narrow;  // [t, r] f32
+  GemmMatrix wide;    // [t, w] bf16
+  GemmMatrix out;     // f32 [r, w]; by_wide: [w, r]
+  int64_t t, r, w;
+  float alpha;
+  bool by_wide;
+};
+// prepare fills steps [first, first + steps) of prepared; panel adds columns [w0, w0 + cols), cols
+// <= kGemmNarrowCols.
+struct GemmNarrowPath {
+  void (*prepare)(const GemmNarrowJob* job, int64_t first, int64_t steps, void* prepared);
+  void (*panel)(const GemmNarrowJob* job, const void* prepared, int64_t w0, int64_t cols,
+                void* scratch);
+};
+constexpr int64_t kGemmNarrow = 64;
+constexpr int64_t kGemmNarrowCols = 64;
+// Tiles of 16 rows that 2 r rows (high and low parts) take; bytes of a worker's scratch.
+constexpr int64_t kGemmNarrowScratch = 8 * 16 * kGemmNarrowCols * 4 + 4096;
+
 // Words paths (gemm_words.inl): x and w as 32-bit words along the depth: one fp32 (f32 paths) or a
 // pair of bf16.
 constexpr int64_t kGemmWordsRows = 6;      // rows of a register tile
