@@ -1,6 +1,8 @@
 // Records of every format to conversations, and what is said of records that fit none.
 #include "data/format.h"
 
+#include <random>
+
 #include "data_test_util.h"
 
 namespace hone::data {
@@ -145,6 +147,14 @@ TEST(Format, WhatWasFoundAndWhatWasExpected) {
              "function call");
 }
 
+TEST(Format, DepthInsideStringsIsBoundedToo) {
+  Json record = Json::parse(R"({"messages":[{"role":"user","content":"Q"}]})");
+  record["tools"] = std::string(1000000, '[');
+  EXPECT_HAS(fault_of(record.dump()), "nested deeper");
+  EXPECT_HAS(fault_of(R"({"messages":[{"role":"user","content":"Q"}],"tools":"[1"})"),
+             "\"tools\" is the string");
+}
+
 TEST(Format, RolesTheTemplateNamesAreAccepted) {
   const std::string source = "{% if message.role == 'critic' %}";
   EXPECT_EQ(
@@ -191,6 +201,64 @@ TEST(Format, DatasetInfo) {
   EXPECT_HAS(message_of<UserError>([&] { find_dataset_info(info, "none"); }), "it has plain, qa");
   EXPECT_HAS(message_of<UserError>([&] { find_dataset_info(info, "pairs"); }), "preference");
   EXPECT_HAS(message_of<UserError>([&] { find_dataset_info(info, "hub"); }), "no local file");
+}
+
+// Records of every format with bytes changed, cut and copied about, as files of both containers:
+// each is read or refused with a message, never anything else.
+TEST(Format, MutatedFilesAreReadOrRefused) {
+  const std::string seeds[] = {
+      R"([{"role":"user","content":"Q"},{"role":"assistant","content":[{"type":"text","text":"A"}]}])",
+      R"({"conversations":[{"from":"human","value":"Q"},{"from":"function_call","value":"{\"name\":\"f\",\"arguments\":{}}"}],"tools":"[{}]"})",
+      R"({"instruction":"I","input":"in","output":"O","history":[["a","b"]],"system":"S"})",
+      R"({"prompt":"P","completion":"C"})",
+      R"({"question":"Q","answer":4.5})",
+      R"({"text":"\u00e9 \ud83e\udd14 é"})",
+      R"({"tokens":[1,2,3],"trained":[0,1,true]})",
+      R"([{"text":"a"},[{"role":"user","content":"Q","weight":0}]])"};
+  TempFolder folder;
+  std::mt19937_64 random(17);
+  int read = 0, refused = 0;
+  for (int trial = 0; trial < 4000; ++trial) {
+    std::string text;
+    for (int k = 0; k < 3; ++k) text += seeds[random() % std::size(seeds)] + "\n";
+    for (int k = static_cast<int>(random() % 6); k > 0; --k) {
+      const size_t at = random() % text.size();
+      switch (random() % 4) {
+        case 0:
+          text[at] = static_cast<char>(random());
+          break;
+        case 1:
+          text.erase(at, random() % 8);
+          break;
+        case 2:
+          text.insert(at, text.substr(random() % text.size(), random() % 16));
+          break;
+        case 3:
+          text[at] = "{}[]\",:\\ 0"[random() % 10];
+          break;
+      }
+      if (text.empty()) text = "x";
+    }
+    const auto path = folder.write("m.json", text);
+    try {
+      const Source source(path, {.max_record_bytes = 1000});
+      std::string bytes;
+      for (int64_t i = 0; i < source.size(); ++i) {
+        source.read(i, bytes);
+        try {
+          record_of(bytes);
+          ++read;
+        } catch (const RecordError&) {
+          ++refused;
+        }
+        EXPECT_GT(source.line(i), 0);
+      }
+    } catch (const UserError&) {
+      ++refused;
+    }
+  }
+  EXPECT_GT(read, 1000);
+  EXPECT_GT(refused, 1000);
 }
 
 // Every record of the real files of each format is understood; preference files are refused.

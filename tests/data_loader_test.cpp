@@ -161,6 +161,13 @@ TEST(Loader, AnyPositionAnyThreadsAnyBudget) {
         EXPECT_TRUE(same(loader.step(p / 25, p % 25), reference[static_cast<size_t>(p)])) << p;
     }
   }
+  {
+    Loader loader(set, {.batch_size = 8, .seed = 1});
+    loader.start(1, 3);
+    loader.start(0, 24);
+    for (const int64_t p : {24, 25, 2})
+      EXPECT_TRUE(same(loader.step(p / 25, p % 25), reference[static_cast<size_t>(p)])) << p;
+  }
   Loader other(set, {.batch_size = 8, .seed = 2});
   EXPECT_FALSE(same(other.step(0, 0), reference[0]));
 }

@@ -52,6 +52,29 @@ std::string what_is(const Json& value) {
   }
 }
 
+// Depth of nesting, strings left out; values are copied and written recursively.
+void check_depth(std::string_view bytes) {
+  int depth = 0;
+  bool in_string = false;
+  for (size_t i = 0; i < bytes.size(); ++i) {
+    const char c = bytes[i];
+    if (in_string) {
+      if (c == '\\') {
+        ++i;
+      } else if (c == '"') {
+        in_string = false;
+      }
+    } else if (c == '"') {
+      in_string = true;
+    } else if (c == '{' || c == '[') {
+      if (++depth > kMaxDepth)
+        fail("JSON nested deeper than {} at byte {} of the record", kMaxDepth, i);
+    } else if (c == '}' || c == ']') {
+      --depth;
+    }
+  }
+}
+
 const Json* find(const Json& object, std::string_view key) {
   if (!object.is_object()) return nullptr;
   const auto it = object.find(std::string(key));
@@ -90,12 +113,18 @@ Json message(std::string_view role, std::string content) {
   return m;
 }
 
+// JSON inside a string of a record; discarded where it is none.
+Json parse_inner(std::string_view text) {
+  check_depth(text);
+  return Json::parse(text, nullptr, false);
+}
+
 Json tools_of(const Json& value) {
   if (value.is_null()) return nullptr;
   if (value.is_string()) {
     const auto& text = value.get_ref<const std::string&>();
     if (text.find_first_not_of(" \t\r\n") == std::string::npos) return nullptr;
-    Json parsed = Json::parse(text, nullptr, false);
+    Json parsed = parse_inner(text);
     if (parsed.is_discarded() || !parsed.is_array())
       fail("\"tools\" is {}; expected a list of tools, or a string with the JSON of one",
            what_is(value));
@@ -106,7 +135,7 @@ Json tools_of(const Json& value) {
 }
 
 Json tool_call_of(std::string_view text, std::string_view where) {
-  Json call = Json::parse(text, nullptr, false);
+  Json call = parse_inner(text);
   const auto wrap = [&](const Json& one) {
     const Json* name = find(one, "name");
     if (!name || !name->is_string() || !find(one, "arguments"))
@@ -454,29 +483,6 @@ DatasetFormat detect(const Json& json) {
       "{{\"conversations\"}}, {{\"instruction\", \"output\"}}, {{\"prompt\", \"completion\"}}, "
       "{{\"question\", \"answer\"}}, {{\"text\"}}, {{\"tokens\"}}",
       what_is(json));
-}
-
-// Depth of nesting, strings left out; nlohmann's values are copied and destroyed recursively.
-void check_depth(std::string_view bytes) {
-  int depth = 0;
-  bool in_string = false;
-  for (size_t i = 0; i < bytes.size(); ++i) {
-    const char c = bytes[i];
-    if (in_string) {
-      if (c == '\\') {
-        ++i;
-      } else if (c == '"') {
-        in_string = false;
-      }
-    } else if (c == '"') {
-      in_string = true;
-    } else if (c == '{' || c == '[') {
-      if (++depth > kMaxDepth)
-        fail("JSON nested deeper than {} at byte {} of the record", kMaxDepth, i);
-    } else if (c == '}' || c == ']') {
-      --depth;
-    }
-  }
 }
 
 }  // namespace

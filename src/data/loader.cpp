@@ -124,6 +124,21 @@ struct Loader::Impl {
     }
   }
 
+  // Puts the window's begin at the step; gives its positions.
+  std::pair<int64_t, int64_t> seek(int64_t epoch, int64_t step) {
+    const int64_t begin = epoch * n + step * options.batch_size;
+    const int64_t end = std::min(begin + options.batch_size, (epoch + 1) * n);
+    if (begin < window_begin || begin > window_begin + static_cast<int64_t>(window.size())) {
+      window.clear();
+      held_bytes = 0;
+      window_begin = begin;
+      ++generation;
+    }
+    while (window_begin < begin) pop_front();
+    needed_end = end;
+    return {begin, end};
+  }
+
   void pop_front() {
     if (window.front().done) held_bytes -= window.front().sample.memory_bytes();
     window.pop_front();
@@ -163,25 +178,24 @@ int64_t Loader::sample_index(int64_t epoch, int64_t i) const {
   return impl_->sample_index(epoch, i);
 }
 
+void Loader::start(int64_t epoch, int64_t step) {
+  HONE_CHECK(epoch >= 0 && step >= 0 && step < steps_per_epoch());
+  {
+    const std::lock_guard lock(impl_->mutex);
+    impl_->seek(epoch, step);
+  }
+  impl_->work.notify_all();
+}
+
 StepSamples Loader::step(int64_t epoch, int64_t step) {
   HONE_CHECK(epoch >= 0 && step >= 0 && step < steps_per_epoch());
   Impl& im = *impl_;
-  const int64_t begin = epoch * im.n + step * im.options.batch_size;
-  const int64_t end = std::min(begin + im.options.batch_size, (epoch + 1) * im.n);
   std::vector<Impl::Slot> slots;
   {
     std::unique_lock lock(im.mutex);
-    const int64_t window_end = im.window_begin + static_cast<int64_t>(im.window.size());
-    if (begin < im.window_begin || begin > window_end) {
-      im.window.clear();
-      im.held_bytes = 0;
-      im.window_begin = begin;
-      ++im.generation;
-    }
-    while (im.window_begin < begin) im.pop_front();
-    im.needed_end = end;
+    const auto [begin, end] = im.seek(epoch, step);
     im.work.notify_all();
-    const auto all_done = [&] {
+    const auto all_done = [&, begin = begin, end = end] {
       if (static_cast<int64_t>(im.window.size()) < end - begin) return false;
       return std::all_of(im.window.begin(), im.window.begin() + (end - begin),
                          [](const Impl::Slot& slot) { return slot.done; });

@@ -55,6 +55,8 @@ class Loader {
   Loader& operator=(const Loader&) = delete;
 
   int64_t steps_per_epoch() const;  // ceil(N / batch_size)
+  // Begins to prepare samples from that step on; returns at once. (While weights are loaded, say.)
+  void start(int64_t epoch, int64_t step);
   // The samples of step `step` (from 0) of epoch `epoch` (from 0); the following ones are prepared
   // meanwhile. Rethrows what Dataset::get threw for the first bad sample of the step.
   StepSamples step(int64_t epoch, int64_t step);

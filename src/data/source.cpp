@@ -415,7 +415,7 @@ void Source::read(int64_t i, std::string& out) const {
 int64_t Source::line(int64_t i) const { return line_of_offset(index_.begin(i)); }
 
 int64_t Source::line_of_offset(uint64_t offset) const {
-  std::string chunk(kChunk, '\0');
+  std::string chunk(std::min<uint64_t>(kChunk, offset), '\0');
   int64_t line = 1;
   for (uint64_t at = 0; at < offset;) {
     const size_t want = static_cast<size_t>(std::min<uint64_t>(kChunk, offset - at));
