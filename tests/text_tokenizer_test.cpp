@@ -1,7 +1,10 @@
 // Tokenizers against golden ids, and the properties the rest relies on: ranges, decoding, threads.
 #include "text/tokenizer.h"
 
+#include <fmt/format.h>
+
 #include <nlohmann/json.hpp>
+#include <random>
 #include <sstream>
 #include <thread>
 
@@ -61,6 +64,288 @@ TEST(Tokenizer, GoldenIds) {
   expect_goldens(qwen3(), assets() + "/tok-qwen/qwen2");
   expect_goldens(qwen3(), assets() + "/tok-qwen/deepseek-r1-qwen");
   expect_goldens(gpt2(), assets() + "/tok-gpt2/gpt-2");
+}
+
+// The ids of the published greedy output of stories260k read back to text and encode again.
+TEST(Tokenizer, Stories) {
+  HONE_NEEDS_ASSETS();
+  const Tokenizer& tokenizer = stories();
+  EXPECT_EQ(tokenizer.vocab_size(), 512);
+  EXPECT_EQ(tokenizer.max_id(), 511);
+  EXPECT_EQ(tokenizer.bos_token(), "<s>");
+  EXPECT_EQ(tokenizer.bos_id(), 1);
+  EXPECT_EQ(tokenizer.eos_id(), 2);
+  EXPECT_EQ(tokenizer.unk_id(), 0);
+  EXPECT_EQ(tokenizer.pad_id(), std::nullopt);
+  EXPECT_TRUE(tokenizer.is_special(1));
+  EXPECT_FALSE(tokenizer.is_special(403));
+  const auto golden =
+      nlohmann::json::parse(read_file(assets() + "/model-stories260k/golden_greedy.json"));
+  for (const auto& item : golden["cases"]) {
+    const auto want = item["prompt_ids"].get<std::vector<int32_t>>();
+    const auto prompt = item["prompt"].get<std::string>();
+    EXPECT_EQ(tokenizer.encode(prompt, /*add_special_tokens=*/true), want);
+    const std::vector<int32_t> bare(want.begin() + 1, want.end());
+    EXPECT_EQ(tokenizer.encode(prompt), bare);
+    EXPECT_EQ(tokenizer.decode(want, /*skip_special_tokens=*/true), prompt);
+    const Encoding encoding = tokenizer.encode_with_ranges(prompt, true);
+    EXPECT_EQ(encoding.ids, want);
+    if (!prompt.empty()) {
+      EXPECT_EQ(encoding.ranges[0], (ByteRange{0, 0}));
+      EXPECT_EQ(encoding.ranges[1].begin, 0);
+      EXPECT_EQ(encoding.ranges.back().end, static_cast<int64_t>(prompt.size()));
+    }
+  }
+}
+
+TEST(Tokenizer, SpecialTokensAreResolved) {
+  HONE_NEEDS_ASSETS();
+  EXPECT_EQ(qwen25().eos_token(), "<|im_end|>");
+  EXPECT_EQ(qwen25().eos_id(), 151645);
+  EXPECT_EQ(qwen25().pad_id(), 151643);
+  EXPECT_EQ(qwen25().bos_token(), std::nullopt);  // null in the config
+  EXPECT_EQ(qwen25().vocab_size(), 151665);
+  EXPECT_EQ(qwen25().max_id(), 151664);
+  EXPECT_EQ(qwen3().id_of("<think>"), 151667);
+  EXPECT_FALSE(qwen3().is_special(151667));
+  EXPECT_TRUE(qwen3().is_added(151667));
+  EXPECT_TRUE(qwen3().is_special(151645));
+  EXPECT_EQ(qwen3().token_of(151645), "<|im_end|>");
+  EXPECT_EQ(qwen3().token_of(-1), std::nullopt);
+  EXPECT_EQ(qwen3().token_of(1 << 30), std::nullopt);
+  EXPECT_EQ(qwen3().token_bytes(1 << 30), "");
+  EXPECT_EQ(gpt2().bos_id(), 50256);
+  EXPECT_EQ(gpt2().unk_id(), 50256);
+
+  // Forms of the config: objects, special_tokens_map.json, tokens the tokenizer lacks, the class.
+  const std::string json = read_file(assets() + "/model-stories260k/tokenizer.json");
+  const Tokenizer objects = Tokenizer::from_json(
+      json, R"({"bos_token": {"content": "<s>", "lstrip": false}, "pad_token": "<pad>",
+                "additional_special_tokens": ["<|x|>"], "add_bos_token": true,
+                "add_eos_token": true, "eos_token": "</s>"})");
+  EXPECT_EQ(objects.bos_id(), 1);
+  EXPECT_EQ(objects.pad_id(), 512);
+  EXPECT_EQ(objects.id_of("<|x|>"), 513);
+  EXPECT_TRUE(objects.is_special(513));
+  EXPECT_EQ(objects.encode("<pad><|x|>", true), (std::vector<int32_t>{1, 512, 513, 2}));
+  const Tokenizer map =
+      Tokenizer::from_json(json, R"({"eos_token": "x"})", R"({"eos_token": {"content": "</s>"}})");
+  EXPECT_EQ(map.eos_id(), 2);
+  EXPECT_EQ(map.bos_token(), std::nullopt);
+  const Tokenizer of_class = Tokenizer::from_json(
+      json, R"({"tokenizer_class": "LlamaTokenizerFast", "add_bos_token": false})");
+  EXPECT_EQ(of_class.bos_token(), "<s>");
+  EXPECT_EQ(of_class.encode("a", true), of_class.encode("a", false));
+}
+
+// Text that cuts characters into bytes, composes, decomposes, and spells out special tokens.
+std::string random_text(std::mt19937& random, const std::vector<std::string>& more) {
+  static const std::vector<std::string> pieces = {"hello",
+                                                  " world",
+                                                  "\n",
+                                                  "  ",
+                                                  "\t",
+                                                  "\r\n",
+                                                  "12345",
+                                                  "don't",
+                                                  "é",
+                                                  "e\xCC\x81",
+                                                  "\xCC\x81",
+                                                  "日本語",
+                                                  "👍🏽",
+                                                  "👨‍👩‍👧",
+                                                  "ạ̈",
+                                                  "\xC2\xA0",
+                                                  "\xE2\x80\x8B",
+                                                  "각",
+                                                  "\xE1\x84\x80\xE1\x85\xA1",
+                                                  "ﬁ",
+                                                  "½",
+                                                  "!?",
+                                                  "<|",
+                                                  "|>",
+                                                  "the",
+                                                  "ing",
+                                                  "\x01",
+                                                  "क्ष",
+                                                  "العربية",
+                                                  "<0x41>",
+                                                  "\xEF\xBB\xBF"};
+  std::string text;
+  for (int n = static_cast<int>(random() % 20); n > 0; n--) {
+    const size_t i = random() % (pieces.size() + more.size());
+    text += i < pieces.size() ? pieces[i] : more[i - pieces.size()];
+  }
+  return text;
+}
+
+TEST(Tokenizer, RangesTellTheBytesOfTokens) {
+  HONE_NEEDS_ASSETS();
+  std::mt19937 random(7);
+  for (const Tokenizer* tokenizer : {&qwen25(), &gpt2(), &stories()}) {
+    const std::vector<std::string> special = {tokenizer->eos_token().value()};
+    int exact = 0;
+    for (int trial = 0; trial < 400; trial++) {
+      const std::string text = random_text(random, special);
+      const Encoding encoding = tokenizer->encode_with_ranges(text);
+      EXPECT_EQ(encoding.ids, tokenizer->encode(text));
+      ASSERT_EQ(encoding.ids.size(), encoding.ranges.size());
+      std::string made;
+      for (const int32_t id : encoding.ids) made += tokenizer->token_bytes(id);
+      int64_t at = 0;
+      for (size_t t = 0; t < encoding.ids.size(); t++) {
+        const ByteRange& r = encoding.ranges[t];
+        ASSERT_LE(0, r.begin);
+        ASSERT_LE(r.begin, r.end);
+        ASSERT_LE(r.end, static_cast<int64_t>(text.size()));
+        ASSERT_LE(at, r.end) << text;  // nothing goes back, nothing is left out
+        at = r.end;
+        if (made == text) {
+          EXPECT_EQ(text.substr(r.begin, r.end - r.begin), tokenizer->token_bytes(encoding.ids[t]));
+        }
+      }
+      if (made == text) {
+        exact++;
+        EXPECT_EQ(at, static_cast<int64_t>(text.size()));
+      }
+    }
+    // GPT-2 rewrites nothing; Qwen composes; the Llama kind puts a space in front.
+    EXPECT_GE(exact, tokenizer == &gpt2() ? 400 : tokenizer == &qwen25() ? 100 : 0);
+  }
+}
+
+TEST(Tokenizer, RangesOfRewrittenText) {
+  HONE_NEEDS_ASSETS();
+  // NFC: e + U+0301 becomes one character, of two bytes instead of three.
+  const std::string text =
+      "caf"
+      "e\xCC\x81"
+      " au lait";
+  const Encoding encoding = qwen25().encode_with_ranges(text);
+  int64_t end = 0;
+  for (const ByteRange& r : encoding.ranges) {
+    // No token may claim a part of the rewritten character.
+    for (const int64_t edge : {r.begin, r.end}) EXPECT_FALSE(edge > 3 && edge < 6) << edge;
+    end = r.end;
+  }
+  EXPECT_EQ(end, static_cast<int64_t>(text.size()));
+  // The space that Llama's tokenizers put in front stands for no byte.
+  const Encoding story = stories().encode_with_ranges("  a");
+  EXPECT_EQ(story.ranges.front().begin, 0);
+  EXPECT_EQ(story.ranges.back().end, 3);
+}
+
+TEST(Tokenizer, DecodeGivesTheTextBack) {
+  HONE_NEEDS_ASSETS();
+  std::mt19937 random(8);
+  for (int trial = 0; trial < 300; trial++) {
+    const std::string text = random_text(random, {"<|endoftext|>"});
+    EXPECT_EQ(gpt2().decode(gpt2().encode(text)), text);
+  }
+  const std::vector<int32_t> half = {qwen25().encode("𓧌")[0]};
+  EXPECT_EQ(qwen25().decode(half), "\xEF\xBF\xBD");
+  EXPECT_EQ(qwen25().decode(std::vector<int32_t>{151645}, true), "");
+  EXPECT_EQ(qwen25().decode(std::vector<int32_t>{151645}), "<|im_end|>");
+  EXPECT_EQ(qwen25().decode({}), "");
+  EXPECT_THROW(qwen25().decode(std::vector<int32_t>{-1}), UserError);
+  EXPECT_THROW(qwen25().decode(std::vector<int32_t>{200000}), UserError);
+}
+
+TEST(Tokenizer, ManyThreadsAgree) {
+  HONE_NEEDS_ASSETS();
+  std::mt19937 random(9);
+  std::vector<std::string> texts;
+  for (int i = 0; i < 200; i++) texts.push_back(random_text(random, {"<|im_end|>"}));
+  const std::vector<std::string_view> views(texts.begin(), texts.end());
+  const auto want = qwen25().encode_batch(views);
+  for (size_t i = 0; i < texts.size(); i++) EXPECT_EQ(want[i], qwen25().encode(texts[i]));
+  std::vector<int> same(4, 0);
+  std::vector<std::thread> threads;
+  for (int& result : same) {
+    threads.emplace_back([&] { result = qwen25().encode_batch(views) == want ? 1 : 0; });
+  }
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_EQ(same, (std::vector<int>{1, 1, 1, 1}));
+}
+
+TEST(Tokenizer, PaddingAndTruncationAreOff) {
+  HONE_NEEDS_ASSETS();
+  auto json = nlohmann::json::parse(read_file(assets() + "/model-stories260k/tokenizer.json"));
+  json["truncation"] = {
+      {"direction", "Right"}, {"max_length", 3}, {"strategy", "LongestFirst"}, {"stride", 0}};
+  json["padding"] = {{"strategy", {{"Fixed", 64}}},
+                     {"direction", "Right"},
+                     {"pad_to_multiple_of", nullptr},
+                     {"pad_id", 0},
+                     {"pad_type_id", 0},
+                     {"pad_token", "<unk>"}};
+  const Tokenizer tokenizer = Tokenizer::from_json(json.dump());
+  const std::string text = "Once upon a time, there was a little girl";
+  EXPECT_EQ(tokenizer.encode(text, true), stories().encode(text, true));
+}
+
+TEST(Tokenizer, BadFilesAreUserErrors) {
+  const text_test::TempFolder folder;
+  EXPECT_THROW(Tokenizer::load(folder.path()), UserError);
+  EXPECT_THROW(Tokenizer::load("/no/such/folder"), UserError);
+  for (const char* bad :
+       {"", "{", "[]", "null", "{}", R"({"model": {}})", R"({"model": {"type": "BPE"}})",
+        R"({"version": "1.0", "model": {"type": "BPE", "vocab": {"a": -1}, "merges": []}})",
+        R"({"version": "1.0", "model": {"type": "BPE", "vocab": {"a": 4294967295}, "merges": []}})",
+        R"({"version": "1.0", "model": {"type": "BPE", "vocab": {"a": 0}, "merges": ["a b"]}})",
+        R"({"version": "1.0", "model": {"type": "BPE", "vocab": {"a": 0}, "merges": [3]}})",
+        R"({"version": "1.0", "model": {"type": "nope", "vocab": {"a": 0}}})",
+        R"({"version": "1.0", "added_tokens": [{"content": "x"}],
+            "model": {"type": "BPE", "vocab": {"a": 0}, "merges": []}})",
+        R"({"version": "1.0", "added_tokens": [{"content": "x", "id": 4294967290}],
+            "model": {"type": "BPE", "vocab": {"a": 0}, "merges": []}})",
+        R"({"version": "1.0", "pre_tokenizer": {"type": "Split", "pattern": {"Regex": "(("},
+            "behavior": "Isolated", "invert": false},
+            "model": {"type": "BPE", "vocab": {"a": 0}, "merges": []}})",
+        "\xFF\xFE"}) {
+    folder.write("tokenizer.json", bad);
+    EXPECT_THROW(Tokenizer::load(folder.path()).encode("a b"), UserError) << bad;
+  }
+  folder.write("tokenizer.json", std::string(100000, '['));
+  EXPECT_THROW(Tokenizer::load(folder.path()), UserError);
+  HONE_NEEDS_ASSETS();
+  folder.write("tokenizer.json", read_file(assets() + "/model-stories260k/tokenizer.json"));
+  for (const char* bad : {"{", R"({"added_tokens_decoder": {"x": {"content": "y"}}})"}) {
+    folder.write("tokenizer_config.json", bad);
+    EXPECT_THROW(Tokenizer::load(folder.path()), UserError) << bad;
+  }
+  folder.write("tokenizer_config.json", "{}");
+  EXPECT_THROW(Tokenizer::load(folder.path()).encode("\xC3("), UserError);
+  EXPECT_EQ(Tokenizer::load(folder.path()).encode(""), std::vector<int32_t>{});
+}
+
+TEST(BpeTrainer, TrainsATokenizerThatReadsBack) {
+  std::vector<std::string> texts;
+  for (int i = 0; i < 200; i++) {
+    texts.push_back(fmt::format("Tom has {} apples and buys {} more. How many apples? {} apples.",
+                                i, i + 1, 2 * i + 1));
+  }
+  const std::vector<std::string_view> views(texts.begin(), texts.end());
+  BpeTrainerOptions options;
+  options.vocab_size = 280;
+  options.special_tokens = {"<|endoftext|>", "<|im_start|>", "<|im_end|>"};
+  const std::string json = train_bpe(views, options);
+  EXPECT_EQ(json, train_bpe(views, options));
+  const Tokenizer tokenizer = Tokenizer::from_json(json);
+  EXPECT_EQ(tokenizer.vocab_size(), 280);
+  EXPECT_EQ(tokenizer.max_id(), 279);
+  EXPECT_EQ(tokenizer.id_of("<|im_end|>"), 2);
+  EXPECT_TRUE(tokenizer.is_special(2));
+  // " apples" is frequent enough to be one token; digits stay apart; every byte has a token.
+  EXPECT_EQ(tokenizer.encode(" apples").size(), 1u);
+  EXPECT_EQ(tokenizer.encode("123").size(), 3u);
+  for (const std::string text : {"Tom has 12 apples.<|im_end|>", "日本 é \x01\n\n  x", ""}) {
+    EXPECT_EQ(tokenizer.decode(tokenizer.encode(text)), text);
+  }
+  options.vocab_size = 258;
+  EXPECT_THROW(train_bpe(views, options), UserError);
+  options.vocab_size = 259;
+  EXPECT_EQ(Tokenizer::from_json(train_bpe({}, options)).vocab_size(), 259);
 }
 
 }  // namespace

@@ -37,6 +37,13 @@ std::vector<Rewrite> rewrites(std::string_view text, std::string_view made) {
   std::vector<Rewrite> found;
   size_t i = 0;
   size_t j = 0;
+  // Sentencepiece puts a space before everything; with spaces following, only this tells which.
+  constexpr size_t kHead = 64;
+  if (made.size() > text.size() && made[0] == ' ' &&
+      made.substr(1, std::min(kHead, text.size())) == text.substr(0, kHead)) {
+    found.push_back({0, 0, 0, 1});
+    j = 1;
+  }
   while (i < text.size() || j < made.size()) {
     const size_t most = std::min(text.size() - i, made.size() - j);
     size_t same = 0;

@@ -57,7 +57,11 @@ impl Buffer {
     }
 }
 
+// A panic becomes an error with its text; the default report would be printed besides.
+static QUIET: std::sync::Once = std::sync::Once::new();
+
 fn guarded(out: *mut Buffer, f: impl FnOnce() -> Result<Vec<u8>, String>) -> i32 {
+    QUIET.call_once(|| std::panic::set_hook(Box::new(|_| {})));
     let result = catch_unwind(AssertUnwindSafe(f)).unwrap_or_else(|panic| {
         let text = panic
             .downcast_ref::<String>()

@@ -77,6 +77,15 @@ pub fn load(text: &str, config: &str, map: &str) -> Result<(HfTokenizer, Vec<u8>
     let mut tokens: HashMap<u32, Token> = HashMap::new();
     model_tokens(&json, &spelling, &mut tokens)?;
     let added = json.get("added_tokens").and_then(Json::as_array).cloned();
+    let added_ids = added.iter().flatten().filter_map(|t| t.get("id")?.as_u64());
+    if let Some(id) = tokens
+        .keys()
+        .map(|&id| id as u64)
+        .chain(added_ids)
+        .find(|&id| id > MAX_ID as u64)
+    {
+        return Err(format!("token id {id} is out of range (at most {MAX_ID})"));
+    }
     tokenizers::canonicalize_value(&mut json).map_err(|e| e.to_string())?;
     let pipeline = tokenizers::from_json(&json.to_string()).map_err(|e| e.to_string())?;
     drop(json);
@@ -99,9 +108,6 @@ pub fn load(text: &str, config: &str, map: &str) -> Result<(HfTokenizer, Vec<u8>
                 flags: ADDED | if special { SPECIAL } else { 0 },
             },
         );
-    }
-    if let Some(id) = tokens.keys().find(|&&id| id > MAX_ID) {
-        return Err(format!("token id {id} is out of range"));
     }
     let mut ids: Vec<u32> = tokens.keys().copied().collect();
     ids.sort_unstable();
