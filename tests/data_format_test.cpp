@@ -218,7 +218,7 @@ TEST(Format, MutatedFilesAreReadOrRefused) {
   TempFolder folder;
   std::mt19937_64 random(17);
   int read = 0, refused = 0;
-  for (int trial = 0; trial < 4000; ++trial) {
+  for (int trial = 0; trial < 1000; ++trial) {
     std::string text;
     for (int k = 0; k < 3; ++k) text += seeds[random() % std::size(seeds)] + "\n";
     for (int k = static_cast<int>(random() % 6); k > 0; --k) {
@@ -257,8 +257,8 @@ TEST(Format, MutatedFilesAreReadOrRefused) {
       ++refused;
     }
   }
-  EXPECT_GT(read, 1000);
-  EXPECT_GT(refused, 1000);
+  EXPECT_GT(read, 250);
+  EXPECT_GT(refused, 250);
 }
 
 // Every record of the real files of each format is understood; preference files are refused.
