@@ -14,10 +14,14 @@ bool is_space(char c) { return std::isspace(static_cast<unsigned char>(c)) != 0;
 
 bool blank(std::string_view text) { return std::all_of(text.begin(), text.end(), is_space); }
 
-std::string_view trim(std::string_view text) {
-  while (!text.empty() && is_space(text.front())) text.remove_prefix(1);
+std::string_view trim_end(std::string_view text) {
   while (!text.empty() && is_space(text.back())) text.remove_suffix(1);
   return text;
+}
+
+std::string_view trim(std::string_view text) {
+  while (!text.empty() && is_space(text.front())) text.remove_prefix(1);
+  return trim_end(text);
 }
 
 std::string role_of(const Json& message) {
@@ -43,7 +47,12 @@ int64_t content_end(std::string_view turn, const Json& message) {
   size_t at = 0;
   while (at < turn.size() && is_space(turn[at])) at++;
   if (turn.substr(at, core.size()) != core) return -1;
-  return static_cast<int64_t>(at + core.size());
+  at += core.size();
+  // White space at the end belongs to it where the template keeps it.
+  const std::string_view tail =
+      std::string_view(*content).substr(core.data() + core.size() - content->data());
+  if (turn.substr(at, tail.size()) == tail) at += tail.size();
+  return static_cast<int64_t>(at);
 }
 
 }  // namespace
@@ -146,6 +155,13 @@ std::string find_span(const std::string& text, const std::vector<ByteRange>& spe
   const auto begin = static_cast<int64_t>(before.size());
   const std::string_view whole = text;
 
+  // As the last turn it must have been written as it stands now, but for white space after it.
+  const std::string_view written = trim_end(through);
+  if (common < static_cast<int64_t>(written.size())) {
+    return fmt::format(
+        "the template writes it differently once the conversation goes on (at byte {})", common);
+  }
+
   auto special_from = [&](int64_t at) {
     return std::find_if(specials.begin(), specials.end(),
                         [at](const ByteRange& r) { return r.begin >= at; });
@@ -164,9 +180,7 @@ std::string find_span(const std::string& text, const std::vector<ByteRange>& spe
   } else {
     // Not content alone (tool calls, reasoning, something the template writes around it): all of
     // the turn, to the special token it ends with.
-    std::string_view turn_text = whole.substr(begin, std::max<int64_t>(common - begin, 0));
-    while (!turn_text.empty() && is_space(turn_text.back())) turn_text.remove_suffix(1);
-    end = begin + static_cast<int64_t>(turn_text.size());
+    end = std::max(begin, static_cast<int64_t>(written.size()));
     const bool closed = std::any_of(specials.begin(), specials.end(), [&](const ByteRange& r) {
       return r.end == end && r.begin >= begin;
     });
@@ -174,11 +188,6 @@ std::string find_span(const std::string& text, const std::vector<ByteRange>& spe
       const auto stop = special_from(end);
       if (stop != specials.end() && blank(whole.substr(end, stop->begin - end))) end = stop->end;
     }
-  }
-  // As the last turn it must have been written as it stands now.
-  if (turn.through != nullptr && common < std::min<int64_t>(end, through.size())) {
-    return fmt::format(
-        "the template writes it differently once the conversation goes on (at byte {})", common);
   }
   *span = {begin, end};
   return "";
@@ -240,28 +249,29 @@ TokenizedText ConversationEncoder::encode(const Json& input, bool add_generation
     for (size_t t = 0; t < n; t++) {
       if (tokenizer_.is_special(out.tokens[t])) specials.push_back(ranges[t]);
     }
+    std::vector<Turn> turns;
     size_t next = 1;
     for (const int64_t i : assistants) {
-      Turn turn{i, &results[next++], nullptr};
-      if (i + 1 < count || add_generation_prompt) turn.through = &results[next++];
+      turns.push_back({i, &results[next++], nullptr});
+      if (i + 1 < count || add_generation_prompt) turns.back().through = &results[next++];
+    }
+    auto find = [&](const Turn& turn, ByteRange* span) {
+      return find_span(out.text, specials, messages[turn.index], turn, span);
+    };
+    for (const Turn& turn : turns) {
       ByteRange span;
-      const std::string why = find_span(out.text, specials, messages[i], turn, &span);
+      const std::string why = find(turn, &span);
       if (why.empty()) {
         spans.push_back(span);
         continue;
       }
-      if (only_last || i == assistants.back()) {
-        user_error("template",
-                   "an exact loss mask is impossible with this chat template: message {} "
-                   "(assistant): {}; use --train_on all to train on every token, or another "
-                   "template with --conversation_template",
-                   i + 1, why);
-      }
+      const bool last_works = &turn != &turns.back() && find(turns.back(), &span).empty();
       user_error("template",
                  "an exact loss mask is impossible with this chat template: message {} "
-                 "(assistant): {}; use --train_on last to train on the last assistant turn only, "
-                 "or --train_on all",
-                 i + 1, why);
+                 "(assistant): {}; use {}--train_on all to train on every token, or another "
+                 "template with --conversation_template",
+                 turn.index + 1, why,
+                 last_works ? "--train_on last to train on the last assistant turn only, " : "");
     }
   }
   size_t s = 0;

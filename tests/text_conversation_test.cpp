@@ -1,0 +1,388 @@
+// The loss mask: exactly what the model must generate.
+#include "text/conversation.h"
+
+#include <random>
+#include <thread>
+
+#include "core/error.h"
+#include "text_test_util.h"
+
+namespace hone {
+namespace {
+
+using text_test::assets;
+using text_test::read_file;
+using text_test::read_gz;
+
+const char* const kChatMl =
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
+
+const Tokenizer& qwen25() {
+  static const Tokenizer tokenizer =
+      Tokenizer::from_json(read_gz(assets() + "/tok-qwen/qwen2.5.tokenizer.json.gz"),
+                           read_file(assets() + "/tok-qwen/qwen2.5.tokenizer_config.json"));
+  return tokenizer;
+}
+const Tokenizer& qwen3() {
+  static const Tokenizer tokenizer =
+      Tokenizer::from_json(read_gz(assets() + "/tok-qwen/qwen3.tokenizer.json.gz"),
+                           read_file(assets() + "/tok-qwen/qwen3.tokenizer_config.json"));
+  return tokenizer;
+}
+
+// A byte-level tokenizer of bytes only, with special tokens: needs no asset.
+const Tokenizer& bytes() {
+  static const Tokenizer tokenizer = [] {
+    BpeTrainerOptions options;
+    options.special_tokens = {"<|im_start|>", "<|im_end|>", "<s>", "</s>", "<|eot|>", "<|call|>"};
+    options.vocab_size = 256 + 6;
+    return Tokenizer::from_json(train_bpe({}, options),
+                                R"({"bos_token": "<s>", "eos_token": "</s>"})");
+  }();
+  return tokenizer;
+}
+
+std::string template_of(const std::string& file) {
+  return Json::parse(read_file(assets() + "/" + file))["chat_template"].get<std::string>();
+}
+
+ConversationEncoder encoder(const Tokenizer& tokenizer, const std::string& source,
+                            ConversationEncoder::Options options = {}) {
+  return {tokenizer, ChatTemplate::from_string(source, tokenizer.special_tokens()),
+          std::move(options)};
+}
+
+Json say(const std::string& role, const std::string& content) {
+  return Json{{"role", role}, {"content", content}};
+}
+
+// The text of each run of trained tokens.
+std::vector<std::string> trained_runs(const Tokenizer& tokenizer, const TokenizedText& x) {
+  std::vector<std::string> runs;
+  for (size_t t = 0; t < x.tokens.size(); t++) {
+    if (x.trained[t] == 0) continue;
+    if (t == 0 || x.trained[t - 1] == 0) runs.emplace_back();
+    runs.back() += tokenizer.token_bytes(x.tokens[t]);
+  }
+  return runs;
+}
+
+std::vector<std::string> runs_of(const ConversationEncoder& e, const Json& chat) {
+  const TokenizedText x = e.encode(chat);
+  EXPECT_EQ(x.tokens.size(), x.trained.size());
+  EXPECT_TRUE(x.trained.empty() || x.trained[0] == 0);
+  EXPECT_EQ(x.text, e.render(chat));
+  EXPECT_EQ(e.tokenizer().decode(x.tokens), x.text);
+  return trained_runs(e.tokenizer(), x);
+}
+
+std::string refusal(const ConversationEncoder& e, const Json& chat) {
+  try {
+    e.encode(chat);
+  } catch (const UserError& error) {
+    return error.what();
+  }
+  return "";
+}
+
+TEST(Conversation, TrainsContentAndStopAlone) {
+  const Json chat = {say("system", "S"), say("user", "U1"), say("assistant", "A1"),
+                     say("user", "U2"), say("assistant", "A2 \n")};
+  EXPECT_EQ(runs_of(encoder(bytes(), kChatMl), chat),
+            (std::vector<std::string>{"A1<|im_end|>", "A2 \n<|im_end|>"}));
+  EXPECT_EQ(runs_of(encoder(bytes(), kChatMl, {.train_on = TrainOn::kLast}), chat),
+            (std::vector<std::string>{"A2 \n<|im_end|>"}));
+  const TokenizedText all = encoder(bytes(), kChatMl, {.train_on = TrainOn::kAll}).encode(chat);
+  for (size_t t = 0; t < all.trained.size(); t++) EXPECT_EQ(all.trained[t], t > 0 ? 1 : 0);
+  // Nothing to train is not this layer's error.
+  EXPECT_TRUE(runs_of(encoder(bytes(), kChatMl), Json::array({say("user", "U")})).empty());
+  EXPECT_EQ(runs_of(encoder(bytes(), kChatMl), {say("user", ""), say("assistant", "")}),
+            (std::vector<std::string>{"<|im_end|>"}));
+}
+
+TEST(Conversation, SystemPromptAndForms) {
+  const ConversationEncoder e = encoder(bytes(), kChatMl, {.system_prompt = "Be kind"});
+  EXPECT_EQ(e.render(Json::array({say("user", "U")})),
+            "<|im_start|>system\nBe kind<|im_end|>\n<|im_start|>user\nU<|im_end|>\n");
+  EXPECT_EQ(e.render({say("system", "Own"), say("user", "U")}),
+            "<|im_start|>system\nOwn<|im_end|>\n<|im_start|>user\nU<|im_end|>\n");
+  const Json object = {{"messages", Json::array({say("user", "U")})}};
+  EXPECT_EQ(e.render(object), e.render(Json::array({say("user", "U")})));
+  const TokenizedText asked =
+      e.encode(Json::array({say("user", "U")}), /*add_generation_prompt=*/true);
+  EXPECT_TRUE(asked.text.ends_with("<|im_start|>assistant\n"));
+  const ConversationEncoder tools = encoder(bytes(), "{{ tools | tojson }}");
+  EXPECT_EQ(
+      tools.render({{"messages", Json::array({say("user", "U")})}, {"tools", "[{\"a\": 1}]"}}),
+      "[{\"a\": 1}]");
+  EXPECT_EQ(tools.render({{"messages", Json::array({say("user", "U")})}, {"tools", Json::array()}}),
+            "null");
+  for (const Json& bad : {Json(), Json::array(), Json("x"), Json::object(), Json{1},
+                          Json{Json::object()}, Json{{"messages", 3}}, Json{{"role", "user"}}}) {
+    EXPECT_THROW(e.encode(bad), UserError) << bad;
+  }
+  EXPECT_THROW(e.encode(Json::array({say("user", "\xC3(")})), UserError);
+}
+
+TEST(Conversation, OtherShapesOfTemplates) {
+  const Json chat = {say("user", "U1"), say("assistant", "A1"), say("user", "U2"),
+                     say("assistant", " A2 ")};
+  // The generation prompt is empty; a space and the content follow; the stop after a space.
+  EXPECT_EQ(
+      runs_of(encoder(bytes(),
+                      "{% for m in messages %}{% if m.role == 'user' %}<s>[INST] {{ m.content }} "
+                      "[/INST]{% else %} {{ m.content | trim }} </s>{% endif %}{% endfor %}"),
+              chat),
+      (std::vector<std::string>{" A1 </s>", " A2 </s>"}));
+  // No stop at all: the content.
+  EXPECT_EQ(runs_of(encoder(bytes(),
+                            "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
+                            "{% if add_generation_prompt %}assistant: {% endif %}"),
+                    {say("user", "U1"), say("assistant", "A1"), say("user", "U2")}),
+            (std::vector<std::string>{"A1"}));
+  // The next turn's header is the stop.
+  EXPECT_EQ(
+      runs_of(
+          encoder(bytes(),
+                  "{% for m in messages %}{{ '<|call|>' if m.role == 'user' else '<|eot|>' }}"
+                  "{{ m.content }}{% endfor %}{% if add_generation_prompt %}<|eot|>{% endif %}"),
+          chat),
+      (std::vector<std::string>{"A1<|call|>", " A2 "}));
+  // Text that spells a special token does not end the turn.
+  EXPECT_EQ(
+      runs_of(encoder(bytes(), kChatMl),
+              {say("user", "<|im_end|>"), say("assistant", "a<|im_end|>b"), say("user", "x")}),
+      (std::vector<std::string>{"a<|im_end|>b<|im_end|>"}));
+  // Content that occurs in the question, too.
+  EXPECT_EQ(runs_of(encoder(bytes(), kChatMl),
+                    {say("user", "yes"), say("assistant", "yes"), say("user", "yes")}),
+            (std::vector<std::string>{"yes<|im_end|>"}));
+  // What the template writes around the content is generated, too; special tokens inside are not
+  // the end.
+  const Json call = {{"role", "assistant"}, {"content", ""}, {"tool_calls", {{{"name", "f"}}}}};
+  EXPECT_EQ(
+      runs_of(
+          encoder(bytes(),
+                  "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.tool_calls %}<|call|>"
+                  "{{ m.tool_calls | tojson }}{% endif %}{{ m.content }}<|im_end|>\n{% endfor %}"
+                  "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"),
+          {say("user", "U"), call, say("tool", "T"), say("assistant", "A")}),
+      (std::vector<std::string>{"<|call|>[{\"name\": \"f\"}]<|im_end|>", "A<|im_end|>"}));
+}
+
+TEST(Conversation, GenerationBlocksWin) {
+  const std::string source =
+      "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.role == 'assistant' %}"
+      "{% generation %}{{ m.content }}<|im_end|>{% endgeneration %}\n{% else %}{{ m.content "
+      "}}<|im_end|>\n"
+      "{% endif %}{% endfor %}";
+  const Json chat = {say("user", "U"), say("assistant", "A"), say("user", "U"),
+                     say("assistant", "B"), say("user", "V")};
+  EXPECT_EQ(runs_of(encoder(bytes(), source), chat),
+            (std::vector<std::string>{"A<|im_end|>", "B<|im_end|>"}));
+  EXPECT_EQ(runs_of(encoder(bytes(), source, {.train_on = TrainOn::kLast}), chat),
+            (std::vector<std::string>{"B<|im_end|>"}));
+}
+
+TEST(Conversation, ImpossibleMasksAreRefusedWithAWayOn) {
+  const Json two = {say("user", "U"), say("assistant", "A"), say("user", "V"),
+                    say("assistant", "B")};
+  // Earlier turns are rewritten once others follow.
+  const std::string rewriting =
+      "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.role == 'assistant' and not "
+      "loop.last %}"
+      "old {% endif %}{{ m.content }}<|im_end|>\n{% endfor %}"
+      "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
+  EXPECT_NE(refusal(encoder(bytes(), rewriting), two).find("--train_on last"), std::string::npos);
+  EXPECT_EQ(runs_of(encoder(bytes(), rewriting, {.train_on = TrainOn::kLast}), two),
+            (std::vector<std::string>{"B<|im_end|>"}));
+  EXPECT_EQ(runs_of(encoder(bytes(), rewriting), {say("user", "U"), say("assistant", "A")}),
+            (std::vector<std::string>{"A<|im_end|>"}));
+  // The generation prompt is not how a turn begins: nor is the last turn well defined.
+  const std::string other = std::string(kChatMl).replace(std::string(kChatMl).rfind("assistant\n"),
+                                                         10, "assistant\n<think>");
+  const std::string why = refusal(encoder(bytes(), other), two);
+  EXPECT_NE(why.find("--train_on all"), std::string::npos) << why;
+  EXPECT_EQ(why.find("--train_on last"), std::string::npos) << why;
+  EXPECT_NE(
+      refusal(encoder(bytes(), other, {.train_on = TrainOn::kLast}), two).find("--train_on all"),
+      std::string::npos);
+  EXPECT_EQ(encoder(bytes(), other, {.train_on = TrainOn::kAll}).encode(two).trained[1], 1);
+  // A template that needs a user first, before an assistant that starts.
+  EXPECT_NE(refusal(encoder(bytes(), std::string("{{ messages[0].role + '' }}") + kChatMl),
+                    {say("assistant", "A"), say("user", "U")}),
+            "");
+  EXPECT_THROW(parse_train_on("everything"), UserError);
+  EXPECT_EQ(parse_train_on("last"), TrainOn::kLast);
+}
+
+TEST(Conversation, RealTemplates) {
+  HONE_NEEDS_ASSETS();
+  const Json two = {say("user", "U 1"), say("assistant", "A 1"), say("user", "U 2"),
+                    say("assistant", "A 2")};
+  const std::vector<std::string> want = {"A 1<|im_end|>", "A 2<|im_end|>"};
+  EXPECT_EQ(runs_of(encoder(qwen25(), template_of("tok-qwen/qwen2.5.tokenizer_config.json")), two),
+            want);
+  const std::string thinking = template_of("tok-qwen/qwen3.tokenizer_config.json");
+  // Qwen3 drops the thoughts of earlier turns.
+  EXPECT_NE(refusal(encoder(qwen3(), thinking), two).find("--train_on last"), std::string::npos);
+  EXPECT_EQ(runs_of(encoder(qwen3(), thinking, {.train_on = TrainOn::kLast}), two),
+            (std::vector<std::string>{"<think>\n\n</think>\n\nA 2<|im_end|>"}));
+  EXPECT_EQ(runs_of(encoder(qwen3(), thinking),
+                    {say("user", "U"), say("assistant", "<think>\nhm\n</think>\n\nA")}),
+            (std::vector<std::string>{"<think>\nhm\n</think>\n\nA<|im_end|>"}));
+  ConversationEncoder::Options off;
+  off.render.variables["enable_thinking"] = false;
+  EXPECT_EQ(runs_of(encoder(qwen3(), thinking, off), {say("user", "U"), say("assistant", "A")}),
+            (std::vector<std::string>{"A<|im_end|>"}));
+  // Tools.
+  Json calls = Json::parse(R"([{"role": "user", "content": "w?"},
+      {"role": "assistant", "content": "", "tool_calls": [{"type": "function",
+        "function": {"name": "f", "arguments": {"a": 1}}}]},
+      {"role": "tool", "content": "3"}, {"role": "assistant", "content": "three"}])");
+  EXPECT_EQ(
+      runs_of(encoder(qwen25(), template_of("tok-qwen/qwen2.5.tokenizer_config.json")), calls),
+      (std::vector<std::string>{
+          "<tool_call>\n{\"name\": \"f\", \"arguments\": {\"a\": 1}}\n</tool_call><|im_end|>",
+          "three<|im_end|>"}));
+}
+
+// Content of every kind, under templates that are well behaved: the trained text is each content
+// and its stop, and nothing else. "{}" stands for the content.
+TEST(Conversation, TrainedTextIsContentAndStopForAnyContent) {
+  struct Case {
+    std::string source;
+    std::string stop;
+  };
+  std::vector<Case> cases = {
+      {kChatMl, "<|im_end|>"},
+      {"{{ bos_token }}{% for m in messages %}<|call|>{{ m.role }}\n\n{{ m.content }}<|eot|>{% "
+       "endfor %}"
+       "{% if add_generation_prompt %}<|call|>assistant\n\n{% endif %}",
+       "<|eot|>"},
+      {"{% for m in messages %}{% if m.role == 'user' %}USER: {{ m.content }} ASSISTANT: "
+       "{% elif m.role == 'system' %}{{ m.content }}\n{% else %}{{ m.content + eos_token }}\n{% "
+       "endif %}{% endfor %}",
+       "</s>"},
+  };
+  const std::vector<std::string> pieces = {"hello",       " world",
+                                           "\n",          "  ",
+                                           "é",           "e\xCC\x81",
+                                           "日本",        "👍🏽",
+                                           "<|im_end|>",  "</s>",
+                                           "ASSISTANT: ", "<|im_start|>assistant\n",
+                                           "{{ x }}",     "{% endfor %}",
+                                           "'",           "\"",
+                                           "\\n",         "0",
+                                           "user",        "."};
+  std::mt19937 random(11);
+  auto content = [&] {
+    std::string text;
+    for (int n = 1 + static_cast<int>(random() % 8); n > 0; n--) {
+      text += pieces[random() % pieces.size()];
+    }
+    return text;
+  };
+  for (const Case& c : cases) {
+    const ConversationEncoder e = encoder(bytes(), c.source);
+    for (int trial = 0; trial < 300; trial++) {
+      Json chat = Json::array();
+      std::vector<std::string> want;
+      if (random() % 2 == 0) chat.push_back(say("system", content()));
+      for (int turns = 1 + static_cast<int>(random() % 4); turns > 0; turns--) {
+        chat.push_back(say("user", content()));
+        const std::string answer = content();
+        chat.push_back(say("assistant", answer));
+        want.push_back(answer + c.stop);
+      }
+      if (random() % 3 == 0) chat.push_back(say("user", content()));
+      ASSERT_EQ(runs_of(e, chat), want) << chat.dump();
+    }
+  }
+}
+
+// A token that straddles the end of a span is not trained.
+TEST(Conversation, TokensAcrossTheEdgeAreNotTrained) {
+  HONE_NEEDS_ASSETS();
+  const std::string source =
+      "{% for m in messages %}{{ m.role }}:{{ m.content }}\n{% endfor %}"
+      "{% if add_generation_prompt %}assistant:{% endif %}";
+  // ":" and " yes": but with ":" glued to what follows, the tokens of the whole text decide.
+  const ConversationEncoder e = encoder(qwen25(), source);
+  const TokenizedText x = e.encode({say("user", "a"), say("assistant", ":)"), say("user", "b")});
+  std::string glued;
+  for (size_t t = 0; t < x.tokens.size(); t++) {
+    if (x.trained[t] != 0) glued += qwen25().token_bytes(x.tokens[t]);
+  }
+  EXPECT_NE(x.text.find("assistant::)"), std::string::npos);
+  EXPECT_TRUE(std::string(":)").ends_with(glued)) << glued;
+  EXPECT_EQ(x.tokens, qwen25().encode(x.text));
+}
+
+TEST(Conversation, ManyThreadsAgree) {
+  const ConversationEncoder e = encoder(bytes(), kChatMl);
+  const Json chat = {say("user", "U1"), say("assistant", "A1"), say("user", "U2"),
+                     say("assistant", "A2")};
+  const TokenizedText want = e.encode(chat);
+  std::vector<int> same(4, 0);
+  std::vector<std::thread> threads;
+  for (int& result : same) {
+    threads.emplace_back([&] {
+      result = 1;
+      for (int i = 0; i < 100; i++) {
+        const TokenizedText x = e.encode(chat);
+        if (x.tokens != want.tokens || x.trained != want.trained) result = 0;
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_EQ(same, (std::vector<int>{1, 1, 1, 1}));
+}
+
+TEST(Conversation, PlainText) {
+  const TokenizedText x = encode_plain_text(bytes(), "ab", false);
+  EXPECT_EQ(x.trained, (std::vector<uint8_t>{0, 1}));
+  EXPECT_EQ(x.text, "ab");
+  EXPECT_TRUE(encode_plain_text(bytes(), "", false).tokens.empty());
+}
+
+TEST(ConversationTemplate, FilesOfTheOriginal) {
+  HONE_NEEDS_ASSETS();
+  int files = 0;
+  for (const auto& entry :
+       std::filesystem::directory_iterator(assets() + "/data/conversation_template")) {
+    const ConversationTemplateFile file = load_conversation_template(entry.path().string());
+    EXPECT_FALSE(file.chat_template.empty());
+    EXPECT_FALSE(file.stop_ids.empty());
+    EXPECT_FALSE(file.end_of_assistant.empty());
+    ConversationEncoder::Options options;
+    options.system_prompt = file.system_message;
+    const ConversationEncoder e = encoder(bytes(), file.chat_template, options);
+    EXPECT_NE(e.render(Json::array({say("user", "the question")}), true).find("the question"),
+              std::string::npos)
+        << entry.path();
+    files++;
+  }
+  EXPECT_EQ(files, 14);
+}
+
+TEST(ConversationTemplate, BadFilesAreUserErrors) {
+  const text_test::TempFolder folder;
+  EXPECT_THROW(load_conversation_template(folder.path() + "/none.json"), UserError);
+  for (const char* bad :
+       {"", "[]", "{}", "{\"chat_template\": 3}", R"({"chat_template": "x", "stop_ids": 3})",
+        R"({"chat_template": "x", "stop_ids": [-1]})",
+        R"({"chat_template": "x", "stop_ids": [99999999999]})",
+        R"({"chat_template": "x", "stop_ids": ["a"]})",
+        R"({"chat_template": "x", "system_message": 1})"}) {
+    folder.write("t.json", bad);
+    EXPECT_THROW(load_conversation_template(folder.path() + "/t.json"), UserError) << bad;
+  }
+  folder.write("t.json", R"({"chat_template": "x", "system_message": null, "stop_ids": [7]})");
+  EXPECT_EQ(load_conversation_template(folder.path() + "/t.json").stop_ids,
+            std::vector<int32_t>{7});
+}
+
+}  // namespace
+}  // namespace hone
