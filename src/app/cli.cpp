@@ -345,8 +345,10 @@ int Cli::run(const std::vector<std::string>& args) {
     return 0;
   }
   for (const auto& command : commands_) {
-    if (command->name() != args[0]) continue;
-    if (!command->parse({args.begin() + 1, args.end()})) {
+    // A name may be of two words ("plan sft").
+    const bool two = args.size() > 1 && command->name() == args[0] + " " + args[1];
+    if (!two && command->name() != args[0]) continue;
+    if (!command->parse({args.begin() + (two ? 2 : 1), args.end()})) {
       Output out;
       out.write(command->help());
       out.finish();

@@ -1,0 +1,84 @@
+// The flags of hone show and hone tokenize.
+#include "app/commands/commands.h"
+#include "app/commands/show.h"
+#include "app/commands/tokenize.h"
+#include "app/terminal.h"
+#include "app/version.h"
+#include "core/error.h"
+
+namespace hone::app {
+namespace {
+
+struct ShowFlags {
+  ShowOptions o;
+  std::string format = "auto", train_on = "assistant", color = "auto";
+};
+
+int run_show_flags(const ShowFlags& f) {
+  if (f.o.pretrained.empty())
+    user_error("flags", "no model was given; use --pretrained DIR (its weights are not needed)");
+  if (f.o.data.paths.empty()) user_error("flags", "no data was given; use --dataset FILE");
+  ShowOptions options = f.o;
+  options.data.format = data::parse_dataset_format(f.format);
+  options.data.train_on = parse_train_on(f.train_on);
+  options.data.warn = [](const std::string& line) { say("warning: " + line); };
+  options.color = f.color == "always"  ? ShowOptions::Color::kAlways
+                  : f.color == "never" ? ShowOptions::Color::kNever
+                                       : ShowOptions::Color::kAuto;
+  return run_show(options);
+}
+
+}  // namespace
+
+void add_show(Cli& cli) {
+  Command& c = cli.add("show", "a sample as training sees it: text, tokens, what is trained",
+                       "Needs no weights in the model's folder.");
+  const auto f = std::make_shared<ShowFlags>();
+  data::DatasetOptions& d = f->o.data;
+  c.group("Model and data");
+  c.flag("-m,--pretrained,--pretrain", f->o.pretrained, "The model's folder", "DIR");
+  c.flag("-d,--dataset", d.paths, "Data, as hone sft takes it", "FILE...");
+  c.choice("--dataset_format", f->format,
+           {"auto", "messages", "sharegpt", "alpaca", "prompt_completion", "qa", "text", "tokens"},
+           "What a record is");
+  c.flag("--dataset_info", d.dataset_info, "LLaMA-Factory's dataset_info.json", "FILE");
+  c.flag("--conversation_template", f->o.conversation_template,
+         "Chat template of the original's JSON form, instead of the model's", "FILE");
+  c.flag("--system_prompt", d.system_prompt, "Put before chats that have no system message");
+  c.choice("--train_on", f->train_on, {"assistant", "last", "all"}, "Tokens that are trained");
+  c.flag("--max_length,--max_len", d.max_length,
+         "Tokens of a sample, cut on the right; 0: not cut");
+  c.flag("--add_generation_prompt", d.add_generation_prompt,
+         "To chats that end with the user: the beginning of the answer");
+  c.group("Output");
+  c.flag("--num_samples", f->o.num_samples, "Samples shown; 0: all; -1: 3, or all with --json");
+  c.flag("--json", f->o.json, "A line a sample: {\"text\", \"tokens\", \"trained\"}");
+  c.choice("--color", f->color, {"auto", "always", "never"}, "Mark trained tokens by colour");
+  c.group(kCommonGroup);
+  c.config_files();
+  c.run([f] { return run_show_flags(*f); });
+}
+
+void add_tokenize(Cli& cli) {
+  Command& c = cli.add("tokenize", "texts to token ids and back",
+                       "A JSON string a line in, a JSON list of ids a line out. Needs no weights.");
+  const auto f = std::make_shared<TokenizeOptions>();
+  c.group("Input and output");
+  c.flag("-m,--pretrained,--pretrain", f->pretrained, "The model's folder", "DIR");
+  c.flag("-i,--input", f->input, "JSON lines; -: stdin", "FILE");
+  c.flag("--decode", f->decode, "The other way: lists of ids to strings");
+  c.flag("--add_special_tokens", f->add_special_tokens,
+         "With the tokens the tokenizer puts around a text");
+  c.flag("--threads", f->threads, "Threads; 0: all cores");
+  c.group(kCommonGroup);
+  c.config_files();
+  c.run([f] {
+    if (f->pretrained.empty())
+      user_error("flags", "no model was given; use --pretrained DIR (its weights are not needed)");
+    if (f->input.empty())
+      user_error("flags", "no input was given; use --input FILE, or - for stdin");
+    return run_tokenize(*f);
+  });
+}
+
+}  // namespace hone::app
