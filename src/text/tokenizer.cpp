@@ -1,5 +1,7 @@
 #include "text/tokenizer.h"
 
+#include <malloc.h>
+
 #include <algorithm>
 #include <cstring>
 #include <nlohmann/json.hpp>
@@ -95,9 +97,10 @@ Tokenizer Tokenizer::from_json(std::string_view tokenizer_json, std::string_view
     if ((flags & kAdded) != 0) impl->added.push_back(static_cast<int32_t>(id));
     impl->count++;
   }
-  // Measured on Qwen2.5 (152 K tokens): the Rust side keeps about four times the file's text.
-  impl->memory = static_cast<int64_t>(tokenizer_json.size()) * 4 +
-                 static_cast<int64_t>(impl->tokens.size() * sizeof(Impl::Token));
+  // Reading leaves several times the file's size in freed blocks; give them back.
+  malloc_trim(0);
+  // Measured resident memory: 216 bytes a token with Qwen2.5 (152 K tokens), 211 with GPT-2 (50 K).
+  impl->memory = (int64_t{1} << 20) + 220 * impl->count;
   return Tokenizer(std::move(impl));
 }
 
