@@ -14,18 +14,21 @@ namespace hone::cpu {
 
 extern const GemmPath kGemmAvx2, kGemmAvx512, kGemmAvx512Bf16, kGemmAmx;
 extern const GemmNarrowPath kGemmNarrowAmx;
+extern const GemmStreamPath kGemmStreamAmx;
 
 namespace {
 
-enum class Kind : uint8_t { words256, words512, pairs, tiles };
+enum class Kind : uint8_t { words256, words512, pairs, tiles, stream };
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
 
-Kind kind_of(Isa isa, GemmElem x) {
+Kind kind_of(Isa isa, const GemmJob& job) {
   if (isa == Isa::avx2) return Kind::words256;
-  if (isa == Isa::avx512 || x == GemmElem::f32) return Kind::words512;
-  return isa == Isa::avx512bf16 ? Kind::pairs : Kind::tiles;
+  if (isa == Isa::avx512 || job.x.type == GemmElem::f32) return Kind::words512;
+  if (isa == Isa::avx512bf16) return Kind::pairs;
+  const bool few = job.t <= kGemmStreamRows && !job.x_by_depth && !job.w_by_depth;
+  return few && job.w.type == GemmElem::bf16 && job.k > 0 ? Kind::stream : Kind::tiles;
 }
 
 const GemmPath& path_of(Kind kind) {
@@ -37,6 +40,7 @@ const GemmPath& path_of(Kind kind) {
     case Kind::pairs:
       return kGemmAvx512Bf16;
     case Kind::tiles:
+    case Kind::stream:
       break;
   }
   return kGemmAmx;
@@ -55,6 +59,13 @@ struct Cut {
 
 Cut cut_of(const DeviceProps& props, Kind kind, const GemmJob& job) {
   Cut c;
+  if (kind == Kind::stream) {
+    const int64_t total = ceil_div(job.k, kGemmTileStep) + ceil_div(3 * job.r, kGemmTileStep);
+    // four tasks a thread even out what the memory gives to each
+    c.cols = round_up(ceil_div(job.n, 4 * props.threads), 32);
+    c.panel = round_up(total * 64 * job.t, 64) + (32 + 32 * 32 + 32 * 16) * 4 + 2048;
+    return c;
+  }
   if (kind == Kind::tiles) {
     const int64_t total = ceil_div(job.k, kGemmTileStep) + ceil_div(3 * job.r, kGemmTileStep);
     const int64_t parts = job.w.type == GemmElem::bf16 ? 1 : 2;
@@ -104,8 +115,15 @@ size_t scratch_of(const DeviceProps& props, Kind kind, const GemmJob& job) {
 }
 
 void run_job(const KernelCtx& ctx, Kind kind, const GemmJob& job, const Cut& c) {
-  const GemmPath& path = path_of(kind);
   char* panels = static_cast<char*>(ctx.scratch) + c.prepared;
+  if (kind == Kind::stream) {
+    ctx.pool->run(ceil_div(job.n, c.cols), [&](int64_t task, int worker) {
+      const int64_t n = task * c.cols;
+      kGemmStreamAmx.panel(&job, n, std::min(c.cols, job.n - n), panels + c.panel * worker);
+    });
+    return;
+  }
+  const GemmPath& path = path_of(kind);
   for (int64_t begin = 0; begin < job.t; begin += c.chunk_rows) {
     const GemmChunk chunk = {begin, std::min(c.chunk_rows, job.t - begin),
                              c.prepared > 0 ? ctx.scratch : nullptr, c.in_place};
@@ -249,7 +267,7 @@ size_t scratch(const DeviceProps& props, const Desc& d) {
     }
   }
   for_groups(d, [&](const GemmJob& job) {
-    most = std::max(most, scratch_of(props, kind_of(isa, job.x.type), job));
+    most = std::max(most, scratch_of(props, kind_of(isa, job), job));
   });
   return most;
 }
@@ -260,7 +278,7 @@ Status run_gemm(const KernelCtx& ctx, const GemmDesc& d) {
   if (ctx.pool->size() > ctx.props->threads) return {"gemm: more threads than planned"};
   if (ctx.scratch_bytes < scratch<isa>(*ctx.props, d)) return {"gemm: scratch too small"};
   for_groups(d, [&](const GemmJob& job) {
-    const Kind kind = kind_of(isa, job.x.type);
+    const Kind kind = kind_of(isa, job);
     run_job(ctx, kind, job, cut_of(*ctx.props, kind, job));
   });
   return {};
@@ -304,7 +322,7 @@ Status run_gemm_dw(const KernelCtx& ctx, const GemmDwDesc& d) {
     }
   } else {
     for_groups(d, [&](const GemmJob& job) {
-      const Kind kind = kind_of(isa, job.x.type);
+      const Kind kind = kind_of(isa, job);
       run_job(ctx, kind, job, cut_of(*ctx.props, kind, job));
     });
   }

@@ -1,7 +1,8 @@
 // Words of gemm_words.inl that are fp32: everything is expanded to fp32, exactly. After
 // gemm_vec.inl.
 
-constexpr int kMaxPieces = 2;
+constexpr int64_t kWordElems = 1;
+[[maybe_unused]] constexpr int kMaxPieces = 2;
 
 inline Vec multiply_add(Vec a, Vec b, Vec c) { return fma(a, b, c); }
 

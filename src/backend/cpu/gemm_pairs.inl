@@ -2,7 +2,8 @@
 // two: its values rounded to bf16 and what is left of them, rounded; x2 w2 as three products of
 // such parts. After gemm_vec.inl.
 
-constexpr int kMaxPieces = 5;
+[[maybe_unused]] constexpr int64_t kWordElems = 2;
+[[maybe_unused]] constexpr int kMaxPieces = 5;
 
 // The bf16 in the upper half of each lane (the lower half is zero). part 1 of a value that isn't
 // finite is 0.

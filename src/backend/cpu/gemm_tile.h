@@ -46,6 +46,13 @@ struct GemmPath {
                 int64_t cols, int64_t depth_block, void* scratch);
 };
 
+// At most kGemmStreamRows rows against a bf16 w as in the file ([n, k]): columns [n0, n0 + cols) of
+// all rows.
+struct GemmStreamPath {
+  void (*panel)(const GemmJob* job, int64_t n0, int64_t cols, void* scratch);
+};
+constexpr int64_t kGemmStreamRows = 16;
+
 // A weight gradient with one narrow fp32 side: out(r, w) += alpha * sum_t narrow[t, r] wide[t, w],
 // r < kGemmNarrow. The gradients of LoRA's two matrices.
 struct GemmNarrowJob {
@@ -71,7 +78,7 @@ constexpr int64_t kGemmNarrowScratch = 8 * 16 * kGemmNarrowCols * 4 + 4096;
 // Words paths (gemm_words.inl): x and w as 32-bit words along the depth: one fp32 (f32 paths) or a
 // pair of bf16.
 constexpr int64_t kGemmWordsRows = 6;      // rows of a register tile
-constexpr int64_t kGemmWordsDepth = 160;   // words of a packed block of w: it stays in L1
+constexpr int64_t kGemmWordsDepth = 128;   // words of a packed block of w: it stays in L1
 constexpr int64_t kGemmWordsCols512 = 64;  // columns of a register tile
 constexpr int64_t kGemmWordsCols256 = 16;
 // Tiles (gemm_amx.cpp): 32 x 32 blocks of y, steps of 32 along the depth.

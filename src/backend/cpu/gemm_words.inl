@@ -12,23 +12,38 @@ constexpr int64_t kMr = kGemmWordsRows, kNr = kLanes * kVecs;
 template <int M, int V>
 void multiply(Broadcast a, const float* b, int64_t steps, float* c, int64_t ldc, bool go_on) {
   Vec acc[M][V];
+#pragma GCC unroll 8
   for (int m = 0; m < M; ++m) {
-    for (int v = 0; v < V; ++v) acc[m][v] = go_on ? load(c + m * ldc + v * kLanes) : zero();
+#pragma GCC unroll 8
+    for (int v = 0; v < V; ++v) acc[m][v] = zero();
+  }
+  if (go_on) {
+#pragma GCC unroll 8
+    for (int m = 0; m < M; ++m) {
+#pragma GCC unroll 8
+      for (int v = 0; v < V; ++v) acc[m][v] = load(c + m * ldc + v * kLanes);
+    }
   }
   const char* row[M];
+#pragma GCC unroll 8
   for (int m = 0; m < M; ++m) row[m] = a.data + m * a.row_bytes;
   int64_t offset = 0;
   for (int64_t k = 0; k < steps; ++k) {
     Vec bv[V];
+#pragma GCC unroll 8
     for (int v = 0; v < V; ++v) bv[v] = load(b + v * kLanes);
+#pragma GCC unroll 8
     for (int m = 0; m < M; ++m) {
       const Vec av = splat_word(row[m] + offset);
+#pragma GCC unroll 8
       for (int v = 0; v < V; ++v) acc[m][v] = multiply_add(av, bv[v], acc[m][v]);
     }
     offset += a.depth_bytes;
     b += V * kLanes;
   }
+#pragma GCC unroll 8
   for (int m = 0; m < M; ++m) {
+#pragma GCC unroll 8
     for (int v = 0; v < V; ++v) store(c + m * ldc + v * kLanes, acc[m][v]);
   }
 }
@@ -81,6 +96,33 @@ void pack_columns(const GemmMatrix& w, int part, int64_t n0, int64_t cols, int64
   }
 }
 
+// Walks over the lines of rows of memory, so that they can be fetched a few at a time.
+struct Fetch {
+  const char* row = nullptr;
+  int64_t stride = 0, row_bytes = 0, rows = 0, at = 0;
+  void step(int64_t lines) {
+    for (; lines > 0 && rows > 0; --lines) {
+      _mm_prefetch(row + at, _MM_HINT_T1);
+      at += 64;
+      if (at >= row_bytes) {
+        at = 0;
+        row += stride;
+        --rows;
+      }
+    }
+  }
+};
+
+// Words [d, d + steps) of w's columns [n0, n0 + cols).
+Fetch fetch_of(const GemmJob& job, const GemmMatrix& w, int64_t n0, int64_t cols, int64_t d,
+               int64_t steps) {
+  if (job.w_by_depth) {
+    const int64_t rows = min_of(steps * kWordElems, w.rows - d * kWordElems);
+    return {at(w, d * kWordElems, n0), w.stride, cols * elem_bytes(w.type), rows, 0};
+  }
+  return {at(w, n0, d * kWordElems), w.stride, steps * kWordElems * elem_bytes(w.type), cols, 0};
+}
+
 // scratch: a packed block of w (kGemmWordsDepth x kNr words), then fp32 sums of rows x kNr.
 void panel(const GemmJob* job, const GemmChunk* chunk, int64_t t0, int64_t rows, int64_t n0,
            int64_t cols, int64_t depth_block, void* scratch) {
@@ -100,10 +142,24 @@ void panel(const GemmJob* job, const GemmChunk* chunk, int64_t t0, int64_t rows,
       const int64_t steps = min_of(depth_block, piece.depth - d);
       (job->w_by_depth ? pack_columns : pack_rows)(*piece.w, piece.part, n0, cols, d, steps, width,
                                                    packed);
+      // the next block of w is on its way while this one is multiplied
+      Fetch fetch;
+      if (d + steps < piece.depth) {
+        fetch = fetch_of(*job, *piece.w, n0, cols, d + steps,
+                         min_of(depth_block, piece.depth - d - steps));
+      }
+      const int64_t lines = fetch.rows * (fetch.row_bytes / 64 + 1) * kMr / rows + 1;
       for (int64_t t = 0; t < rows; t += kMr) {
+        fetch.step(lines);
         Broadcast x = piece.x;
         x.data += t * x.row_bytes + d * x.depth_bytes;
         const int64_t m = min_of(kMr, rows - t);
+        if (x.depth_bytes == 4 && t + 2 * kMr <= rows) {
+          for (int64_t i = kMr; i < 2 * kMr; ++i) {
+            for (int64_t at = 0; at < steps * 4; at += 64)
+              _mm_prefetch(x.data + i * x.row_bytes + at, _MM_HINT_T0);
+          }
+        }
         kMultiply[vecs - 1][m - 1](x, packed, steps, c + t * kNr, kNr, go_on);
       }
       go_on = true;
