@@ -246,7 +246,7 @@ bool Command::parse(const std::vector<std::string>& args) {
     } else {
       option = app.add_option(names);
       if (f->is_list) {
-        option->expected(1, -1);
+        option->expected(1, -1)->allow_extra_args(true);
       } else {
         option->expected(1);
       }
@@ -305,7 +305,8 @@ bool Command::parse(const std::vector<std::string>& args) {
 void Command::read_config(const std::string& path) {
   for (const ConfigEntry& entry : read_config_file(path)) {
     if (entry.key == "command" && entry.values.size() == 1) {
-      if (entry.values[0] != name_)
+      // A run's configuration also serves its plan.
+      if (entry.values[0] != name_ && !name_.ends_with(" " + entry.values[0]))
         user_error("config", "{}: this file is for hone {}, not for hone {}", path, entry.values[0],
                    name_);
       continue;

@@ -89,7 +89,7 @@ TokenLogprobs token_logprobs(Context& ctx, ParamId weight, const Tensor& x, cons
 
 Logits head_logits(Context& ctx, ParamId weight, const Tensor& x) {
   const WeightView w = ctx.params->lease(weight).weight();
-  Logits out{ctx.empty(ctx.wide(), {x.dim(0), w.rows}), ctx.empty(ctx.wide(), {x.dim(0)})};
+  Logits out{ctx.empty(ctx.wide(), {x.dim(0), w.rows}), ctx.empty(DType::f64, {x.dim(0)})};
   launch(ctx, HeadDesc{.x = x.view(), .weight = w, .saved = out.lse.view(), .logits = out.logits.view()}, "head");
   return out;
 }

@@ -24,7 +24,8 @@ struct TokenLogprobs {
 // log-softmax(inv_temperature * x Wᵀ)[targets] for each row; targets [R] i32.
 TokenLogprobs token_logprobs(Context& ctx, ParamId weight, const Tensor& x, const Tensor& targets, const HeadOptions& options);
 
-// x Wᵀ [R, V] fp32 and the log-sum-exp of each row [R]: for sampling. logprob of token j is logits[j] - lse, the bits of token_logprobs.
+// x Wᵀ [R, V] fp32 and the log-sum-exp of each row [R] f64: for sampling. logits[j] - lse, in double and rounded to fp32, is the log-prob of
+// token j with the bits of token_logprobs.
 struct Logits {
   Tensor logits, lse;
 };

@@ -131,7 +131,7 @@ class Engine {
       const auto w = random_words(o_.seed, Purpose::sample, r.prompt->key,
                                   (static_cast<uint64_t>(r.sample) << 32) | static_cast<uint32_t>(r.size()));
       token = draw({logits, vocab}, o_, uniform_double(w[0], w[1]));
-      logprob = logits[token] - out.lse.view().as<float>()[row];
+      logprob = static_cast<float>(static_cast<double>(logits[token]) - out.lse.view().as<double>()[row]);
     }
     r.tokens.push_back(token);
     r.logprobs.push_back(logprob);

@@ -2,6 +2,19 @@
 
 namespace hone::app {
 
-void add_commands(Cli& cli) { add_sft(cli); }
+void add_commands(Cli& cli) {
+  add_sft(cli);
+  add_plan(cli);
+  add_bench(cli);
+  add_chat(cli);
+  add_generate(cli);
+  add_score(cli);
+  add_logits(cli);
+  add_merge(cli);
+  add_show(cli);
+  add_tokenize(cli);
+  add_init(cli);
+  add_tokenizer(cli);
+}
 
 }  // namespace hone::app

@@ -335,13 +335,14 @@ std::shared_ptr<SftFlags> add_sft_flags(Command& c) {
   return f;
 }
 
-SftRequest sft_request(const Command& c, const SftFlags& f) {
+SftRequest sft_request(const Command& c, const SftFlags& f, bool need_data) {
   SftRequest r;
   train::SftOptions& o = r.options;
   o = f.o;
   if (o.pretrained.empty())
     user_error("flags", "no model was given; use --pretrained DIR, a Hugging Face folder");
-  if (o.dataset.empty()) user_error("flags", "no data was given; use --dataset FILE");
+  if (need_data && o.dataset.empty())
+    user_error("flags", "no data was given; use --dataset FILE");
   check_original(c, f, r);
   o.dtype = parse_dtype("--dtype", f.dtype);
   if (c.given("--mixed_precision")) {

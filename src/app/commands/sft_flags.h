@@ -20,6 +20,7 @@ struct SftRequest {
   std::vector<std::string> notes;  // one sentence each
 };
 // UserError for values that make no sense, contradict each other, or ask for what hone hasn't got.
-SftRequest sft_request(const Command& command, const SftFlags& flags);
+// need_data: false lets a plan do without --dataset.
+SftRequest sft_request(const Command& command, const SftFlags& flags, bool need_data = true);
 
 }  // namespace hone::app

@@ -127,7 +127,9 @@ Status run_head(Isa isa, const KernelCtx& ctx, const HeadDesc& d) {
     return s;
   }
   const int64_t total = d.x.shape[0], vocab = d.weight.rows, hidden = d.weight.cols;
-  for (const View* v : {&d.logprob, &d.entropy, &d.saved, &d.dlogprob}) {
+  View saved = d.saved;  // may be wider than the other statistics
+  if (saved.dtype == DType::f64) saved.dtype = head_dtype(d.x);
+  for (const View* v : {&d.logprob, &d.entropy, static_cast<const View*>(&saved), &d.dlogprob}) {
     if (!row_stat_ok(*v, d.x)) return {"head: logprob, entropy, saved and dlogprob are [R] f32"};
   }
   if (d.targets.none() && (!d.logprob.none() || with_dx(d))) return {"head: no targets"};

@@ -19,7 +19,7 @@ struct HeadDesc {
   View inv_temperature;  // [R] f32, or none: 1
   View logprob;        // [R] f32 (f64)
   View entropy;        // [R] f32 (f64), or none
-  View saved;          // lse [R] f32 (f64)
+  View saved;          // lse [R] f32 or f64
   View logits;         // [R, V] f32 (f64), unscaled, or none
   View dlogprob;       // [R] f32 (f64), or none
   View dx;             // [R, D] dtype of x, assigned; none without dlogprob
