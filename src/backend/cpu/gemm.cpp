@@ -102,7 +102,7 @@ Cut cut_of(const DeviceProps& props, Kind kind, const GemmJob& job) {
     const bool in_place = !job.x_by_depth && job.k % 2 == 0;
     c.prepared = c.chunk_rows * 4 * ((in_place ? 0 : ceil_div(job.k, 2)) + 2 * ceil_div(job.r, 2));
   } else {
-    c.prepared = job.x.type == GemmElem::bf16 ? c.chunk_rows * job.k * 4 : 0;
+    c.prepared = job.x.type == GemmElem::bf16 || job.x_by_depth ? c.chunk_rows * job.k * 4 : 0;
   }
   c.prepared = round_up(c.prepared, 64);
   c.panel = (kGemmWordsDepth + c.chunk_rows) * c.cols * 4;

@@ -19,8 +19,8 @@ int64_t pairs(int64_t n) { return (n + 1) / 2; }
 // x is read in place where its pairs lie there.
 bool in_place(const GemmJob& job) { return !job.x_by_depth && job.k % 2 == 0; }
 
-// Prepared: x as [rows][pairs], or [pairs][rows] if it lies by depth, unless it is read in place;
-// then the two parts of x2, [rows][pairs] each.
+// Prepared: x as [rows][pairs], or by groups of rows if it lies by depth, unless it is read in
+// place; then the two parts of x2, [rows][pairs] each.
 struct Layout {
   char *main, *high, *low;
 };
@@ -47,10 +47,11 @@ void prepare(const GemmJob* job, const GemmChunk* chunk, int64_t t0, int64_t row
     }
   };
   if (job->x_by_depth) {
-    for (int64_t d = 0; d < pairs(job->k); ++d) {
-      for (int64_t i = 0; i < rows; i += 16) {
-        const int64_t some = min_of<int64_t>(16, rows - i);
-        store_some(to.main + (d * chunk->rows + t + i) * 4,
+    const int64_t depth = pairs(job->k);
+    for (int64_t d = 0; d < depth; ++d) {
+      for (int64_t i = 0; i < rows; i += kGemmWordsRows) {
+        const int64_t some = min_of(kGemmWordsRows, rows - i);
+        store_some(to.main + ((t + i) * depth + d * kGemmWordsRows) * 4,
                    column_words(job->x, 0, d, t0 + i, some), some);
       }
     }
@@ -66,15 +67,15 @@ void prepare(const GemmJob* job, const GemmChunk* chunk, int64_t t0, int64_t row
 int list_pieces(const GemmJob& job, const GemmChunk& chunk, int64_t t0, Piece* out) {
   const Layout from = layout(job, chunk);
   const int64_t t = t0 - chunk.begin, k = pairs(job.k), r = pairs(job.r);
-  Broadcast x = {from.main + t * k * 4, k * 4, 4};
-  if (in_place(job)) x = {at(job.x, t0, 0), job.x.stride, 4};
-  if (job.x_by_depth) x = {from.main + t * 4, 4, chunk.rows * 4};
+  Broadcast x = by_rows(from.main + t * k * 4, k * 4);
+  if (in_place(job)) x = by_rows(at(job.x, t0, 0), job.x.stride);
+  if (job.x_by_depth) x = by_depth(from.main + t * k * 4, k);
   int n = 0;
   out[n++] = {x, &job.w, 0, k, false};
   if (job.w.type != GemmElem::bf16) out[n++] = {x, &job.w, 1, k, false};
   if (job.r > 0) {
-    const Broadcast high = {from.high + t * r * 4, r * 4, 4},
-                    low = {from.low + t * r * 4, r * 4, 4};
+    const Broadcast high = by_rows(from.high + t * r * 4, r * 4);
+    const Broadcast low = by_rows(from.low + t * r * 4, r * 4);
     out[n++] = {high, &job.w2, 0, r, true};
     out[n++] = {low, &job.w2, 0, r, true};
     out[n++] = {high, &job.w2, 1, r, true};

@@ -13,34 +13,45 @@ Vec column_words(const GemmMatrix& w, int, int64_t d, int64_t n, int64_t count) 
   return expand_some(w.type, at(w, d, n), count);
 }
 
-// fp32 x is read in place; bf16 x is prepared as [rows][k], or [k][rows] if it lies by depth.
+// fp32 rows of x are read in place; bf16 rows are prepared as [rows][k], x that lies by depth in
+// groups of rows as [group][k][rows of the group].
 void prepare(const GemmJob* job, const GemmChunk* chunk, int64_t t0, int64_t rows) {
-  if (job->x.type == GemmElem::f32) return;
   float* out = static_cast<float*>(chunk->prepared);
-  const int64_t lines = job->x_by_depth ? job->k : rows, count = job->x_by_depth ? rows : job->k;
-  for (int64_t i = 0; i < lines; ++i) {
-    const char* in = job->x_by_depth ? at(job->x, i, t0) : at(job->x, t0 + i, 0);
-    float* line = job->x_by_depth ? out + i * chunk->rows + (t0 - chunk->begin)
-                                  : out + (t0 - chunk->begin + i) * job->k;
+  const GemmMatrix& x = job->x;
+  if (job->x_by_depth) {
+    for (int64_t k = 0; k < job->k; ++k) {
+      for (int64_t t = t0; t < t0 + rows; t += kGemmWordsRows) {
+        float* to = out + ((t - chunk->begin) * job->k + k * kGemmWordsRows);
+        const char* in = at(x, k, t);
+        const int64_t count = min_of(kGemmWordsRows, t0 + rows - t);
+        for (int64_t i = 0; i < count; ++i) to[i] = scalar(x.type, in + i * elem_bytes(x.type));
+      }
+    }
+    return;
+  }
+  if (x.type == GemmElem::f32) return;
+  for (int64_t i = 0; i < rows; ++i) {
+    const char* in = at(x, t0 + i, 0);
+    float* line = out + (t0 - chunk->begin + i) * job->k;
     int64_t j = 0;
-    for (; j + kLanes <= count; j += kLanes) store(line + j, expand(job->x.type, in + 2 * j));
-    for (; j < count; ++j) line[j] = scalar(job->x.type, in + 2 * j);
+    for (; j + kLanes <= job->k; j += kLanes) store(line + j, expand(x.type, in + 2 * j));
+    for (; j < job->k; ++j) line[j] = scalar(x.type, in + 2 * j);
   }
 }
 
 int list_pieces(const GemmJob& job, const GemmChunk& chunk, int64_t t0, Piece* out) {
+  const char* base = static_cast<const char*>(chunk.prepared);
+  const int64_t t = t0 - chunk.begin;
   Broadcast x;
-  if (job.x.type == GemmElem::f32) {
-    x = job.x_by_depth ? Broadcast{at(job.x, 0, t0), 4, job.x.stride}
-                       : Broadcast{at(job.x, t0, 0), job.x.stride, 4};
+  if (job.x_by_depth) {
+    x = by_depth(base + t * job.k * 4, job.k);
+  } else if (job.x.type == GemmElem::f32) {
+    x = by_rows(at(job.x, t0, 0), job.x.stride);
   } else {
-    const char* base = static_cast<const char*>(chunk.prepared);
-    const int64_t t = t0 - chunk.begin;
-    x = job.x_by_depth ? Broadcast{base + t * 4, 4, chunk.rows * 4}
-                       : Broadcast{base + t * job.k * 4, job.k * 4, 4};
+    x = by_rows(base + t * job.k * 4, job.k * 4);
   }
   out[0] = {x, &job.w, 0, job.k, false};
   if (job.r == 0) return 1;
-  out[1] = {{at(job.x2, t0, 0), job.x2.stride, 4}, &job.w2, 0, job.r, true};
+  out[1] = {by_rows(at(job.x2, t0, 0), job.x2.stride), &job.w2, 0, job.r, true};
   return 2;
 }

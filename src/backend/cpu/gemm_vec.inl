@@ -184,12 +184,19 @@ Vec expand_some(GemmElem type, const char* p, int64_t count) {
   }
 }
 
-// The operand a register tile broadcasts from: word (row, depth) at data + row * row_bytes + depth
-// * depth_bytes.
+// The operand a register tile broadcasts from: word (row, depth) of a group of kGemmWordsRows rows
+// at data + row * row_bytes + depth * depth_bytes, groups group_bytes apart.
 struct Broadcast {
   const char* data;
-  int64_t row_bytes, depth_bytes;
+  int64_t row_bytes, depth_bytes, group_bytes;
 };
+inline Broadcast by_rows(const char* data, int64_t row_bytes) {
+  return {data, row_bytes, 4, kGemmWordsRows * row_bytes};
+}
+// Groups as [depth][rows of the group].
+inline Broadcast by_depth(const char* data, int64_t depth) {
+  return {data, 4, kGemmWordsRows * 4, kGemmWordsRows * 4 * depth};
+}
 
 // One product of the sum: words of x against words of w, depth words each.
 struct Piece {

@@ -152,7 +152,7 @@ void panel(const GemmJob* job, const GemmChunk* chunk, int64_t t0, int64_t rows,
       for (int64_t t = 0; t < rows; t += kMr) {
         fetch.step(lines);
         Broadcast x = piece.x;
-        x.data += t * x.row_bytes + d * x.depth_bytes;
+        x.data += t / kMr * x.group_bytes + d * x.depth_bytes;
         const int64_t m = min_of(kMr, rows - t);
         if (x.depth_bytes == 4 && t + 2 * kMr <= rows) {
           for (int64_t i = kMr; i < 2 * kMr; ++i) {
