@@ -1,4 +1,5 @@
-// Every family against transformers and PEFT (tests/fixtures/models/README.md), on every instruction path of this machine.
+// Every family against transformers and PEFT (tests/fixtures/models/README.md), on every
+// instruction path of this machine.
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -25,19 +26,22 @@ struct Case {
 std::vector<Case> cases() {
   std::vector<Case> all;
   for (const std::string& family : test::golden_families()) {
-    for (const cpu::Isa isa : cpu::available_isas()) all.push_back({family, isa});
+    for (const cpu::Isa isa : test::paths()) all.push_back({family, isa});
   }
   return all;
 }
 
 class GoldenTest : public testing::TestWithParam<Case> {
  protected:
-  void SetUp() override { setenv("HONE_ISA", std::string(cpu::isa_name(GetParam().isa)).c_str(), 1); }
+  void SetUp() override {
+    setenv("HONE_ISA", std::string(cpu::isa_name(GetParam().isa)).c_str(), 1);
+  }
   void TearDown() override { unsetenv("HONE_ISA"); }
 };
 
 std::unique_ptr<io::LoadedModel> open(const Golden& golden, DType dtype) {
-  return std::make_unique<io::LoadedModel>(io::LoadOptions{.folder = golden.folder(), .dtype = dtype, .threads = 2});
+  return std::make_unique<io::LoadedModel>(
+      io::LoadOptions{.folder = golden.folder(), .dtype = dtype, .threads = 2});
 }
 
 std::vector<double> logits(io::LoadedModel& model, const std::vector<int32_t>& tokens) {
@@ -49,7 +53,11 @@ std::vector<double> logits(io::LoadedModel& model, const std::vector<int32_t>& t
   std::vector<int32_t> rows(tokens.size());
   for (size_t i = 0; i < rows.size(); ++i) rows[i] = static_cast<int32_t>(i);
   const Tensor all = upload(ctx, std::span<const int32_t>(rows));
-  return read(ctx, ops::head_logits(ctx, model.decoder().head_weight(), model.decoder().final_rows(ctx, x, all)).logits, 0);
+  return read(
+      ctx,
+      ops::head_logits(ctx, model.decoder().head_weight(), model.decoder().final_rows(ctx, x, all))
+          .logits,
+      0);
 }
 
 int64_t trained_tokens(const std::vector<data::Sample>& samples) {
@@ -58,9 +66,10 @@ int64_t trained_tokens(const std::vector<data::Sample>& samples) {
   return n;
 }
 
-// The rules. fp32: within 1e-5 of the fp64 run, and of transformers' fp32 run plus that run's own error (2e-5 on the scalar path, which sums one
-// product after the other: 1.2e-5 measured, on a key bias). bf16: the Euclidean error of each tensor over
-// transformers' own bf16 error of it has a geometric mean of at most 1 over a model's tensors (measured 2026-11-23: 0.61 to 0.96), and no
+// The rules. fp32: within 1e-5 of the fp64 run, and of transformers' fp32 run plus that run's own
+// error (2e-5 on the scalar path, which sums one product after the other: 1.2e-5 measured, on a key
+// bias). bf16: the Euclidean error of each tensor over transformers' own bf16 error of it has a
+// geometric mean of at most 1 over a model's tensors (measured 2026-11-23: 0.61 to 0.96), and no
 // tensor is worse than 3 times (measured: 2.5, a key bias, whose true gradient is almost zero).
 class Rule {
  public:
@@ -71,11 +80,13 @@ class Rule {
       const double limit = cpu::choose_isa() == cpu::Isa::scalar ? 2e-5 : 1e-5;
       EXPECT_LE(error(got, truth), limit) << name;
       if (golden_.has(name)) {
-        EXPECT_LE(error(got, golden_.values(name)), limit + golden_.scalar("fp32.err." + name)) << name;
+        EXPECT_LE(error(got, golden_.values(name)), limit + golden_.scalar("fp32.err." + name))
+            << name;
       }
       return;
     }
-    const double ratio = test::rms_error(got, truth) / std::max(1e-12, golden_.scalar("bf16.rms." + name));
+    const double ratio =
+        test::rms_error(got, truth) / std::max(1e-12, golden_.scalar("bf16.rms." + name));
     EXPECT_LE(ratio, 3) << name;
     log_sum_ += std::log(std::max(ratio, 1e-3));
     ++count_;
@@ -101,7 +112,8 @@ void check_logits(const Golden& golden, DType dtype, const std::string& adapter)
   Rule rule(golden, dtype);
   for (int i = 0; i < 5; ++i) {
     const std::string name = prefix + "seq." + std::to_string(i) + ".logits";
-    if (golden.has(name)) rule.check(name, logits(*model, golden.tokens("seq." + std::to_string(i) + ".tokens")));
+    if (golden.has(name))
+      rule.check(name, logits(*model, golden.tokens("seq." + std::to_string(i) + ".tokens")));
   }
   rule.finish(prefix + "logits");
 }
@@ -121,7 +133,8 @@ Training start(const Golden& golden, DType dtype, const std::string& adapter, Bl
   Training t;
   t.model = open(golden, dtype);
   if (adapter.empty()) {
-    for (ParamId id = 0; id < t.model->params().count(); ++id) t.model->params().set_trainable(id, true);
+    for (ParamId id = 0; id < t.model->params().count(); ++id)
+      t.model->params().set_trainable(id, true);
   } else {
     t.model->load_adapter(golden.folder() / adapter, true);
   }
@@ -136,7 +149,9 @@ Training start(const Golden& golden, DType dtype, const std::string& adapter, Bl
 double backward(Training& t, int64_t budget) {
   train::zero_gradients(t.ctx);
   const auto micro = data::pack(t.samples, {.token_budget = budget});
-  return train::forward_backward(t.ctx, t.model->decoder(), loss::SftObjective(), micro, trained_tokens(t.samples)).loss;
+  return train::forward_backward(t.ctx, t.model->decoder(), loss::SftObjective(), micro,
+                                 trained_tokens(t.samples))
+      .loss;
 }
 
 void check_gradients(const Golden& golden, DType dtype, const std::string& adapter) {
@@ -144,18 +159,25 @@ void check_gradients(const Golden& golden, DType dtype, const std::string& adapt
   const std::string prefix = adapter.empty() ? "train." : adapter + ".";
   Rule rule(golden, dtype);
   const double loss = backward(t, 1000);
-  // In bf16 errors of single tokens cancel in the mean, in transformers' favour or in ours: a bound of bf16's own rounding.
-  EXPECT_LE(error({loss}, golden.values("fp64." + prefix + "loss")), dtype == DType::f32 ? 1e-5 : 0x1p-9);
+  // In bf16 errors of single tokens cancel in the mean, in transformers' favour or in ours: a bound
+  // of bf16's own rounding.
+  EXPECT_LE(error({loss}, golden.values("fp64." + prefix + "loss")),
+            dtype == DType::f32 ? 1e-5 : 0x1p-9);
   for (const ParamId id : t.model->params().trainable()) {
-    rule.check(prefix + "grad." + t.model->params().spec(id).name, read(t.ctx, t.model->params().grad(id), 0));
+    rule.check(prefix + "grad." + t.model->params().spec(id).name,
+               read(t.ctx, t.model->params().grad(id), 0));
   }
   rule.finish(prefix + "grad");
 }
 
 TEST_P(GoldenTest, GradientsFp32) { check_gradients(Golden(GetParam().family), DType::f32, ""); }
 TEST_P(GoldenTest, GradientsBf16) { check_gradients(Golden(GetParam().family), DType::bf16, ""); }
-TEST_P(GoldenTest, LoraGradientsFp32) { check_gradients(Golden(GetParam().family), DType::f32, "lora"); }
-TEST_P(GoldenTest, LoraGradientsBf16) { check_gradients(Golden(GetParam().family), DType::bf16, "lora"); }
+TEST_P(GoldenTest, LoraGradientsFp32) {
+  check_gradients(Golden(GetParam().family), DType::f32, "lora");
+}
+TEST_P(GoldenTest, LoraGradientsBf16) {
+  check_gradients(Golden(GetParam().family), DType::bf16, "lora");
+}
 TEST_P(GoldenTest, OtherAdapters) {
   const Golden golden(GetParam().family);
   for (const std::string adapter : {"rslora", "lora_qv"}) {
@@ -170,7 +192,8 @@ void check_adamw(const Golden& golden, const std::string& adapter) {
   Training t = start(golden, DType::f32, adapter, BlockPolicy::recompute);
   const std::string prefix = adapter.empty() ? "train." : adapter + ".";
   optim::AdamW adamw(t.ctx, {});
-  const auto losses = golden.values(prefix + "adamw.losses"), norms = golden.values(prefix + "adamw.grad_norms");
+  const auto losses = golden.values(prefix + "adamw.losses"),
+             norms = golden.values(prefix + "adamw.grad_norms");
   for (size_t s = 0; s < losses.size(); ++s) {
     EXPECT_LE(error({backward(t, 150)}, {losses[s]}), 1e-4) << "step " << s;
     const double norm = optim::gradient_norm(t.ctx);
@@ -191,7 +214,8 @@ TEST_P(GoldenTest, RecomputeIsBitEqual) {
       Training again = start(golden, dtype, adapter, BlockPolicy::recompute);
       EXPECT_EQ(backward(keep, 1000), backward(again, 1000));
       for (const ParamId id : keep.model->params().trainable()) {
-        EXPECT_EQ(read(keep.ctx, keep.model->params().grad(id), 0), read(again.ctx, again.model->params().grad(id), 0))
+        EXPECT_EQ(read(keep.ctx, keep.model->params().grad(id), 0),
+                  read(again.ctx, again.model->params().grad(id), 0))
             << keep.model->params().spec(id).name;
       }
     }
@@ -205,7 +229,9 @@ TEST_P(GoldenTest, AnySplitGivesTheSameStep) {
   Training many = start(golden, DType::f32, "lora", BlockPolicy::keep);
   EXPECT_LE(error({backward(one, 100000)}, {backward(many, 1)}), 1e-6);
   for (const ParamId id : one.model->params().trainable()) {
-    EXPECT_LE(error(read(one.ctx, one.model->params().grad(id), 0), read(many.ctx, many.model->params().grad(id), 0)), 1e-5);
+    EXPECT_LE(error(read(one.ctx, one.model->params().grad(id), 0),
+                    read(many.ctx, many.model->params().grad(id), 0)),
+              1e-5);
   }
 }
 

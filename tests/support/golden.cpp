@@ -2,11 +2,16 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdlib>
 #include <cstring>
+#include <limits>
+#include <stdexcept>
 
 namespace hone::test {
 
-std::filesystem::path models_folder() { return std::filesystem::path(HONE_SOURCE_DIR) / "tests/fixtures/models"; }
+std::filesystem::path models_folder() {
+  return std::filesystem::path(HONE_SOURCE_DIR) / "tests/fixtures/models";
+}
 
 std::vector<std::string> golden_families() {
   std::vector<std::string> names;
@@ -17,15 +22,24 @@ std::vector<std::string> golden_families() {
   return names;
 }
 
+std::vector<cpu::Isa> paths() {
+  const char* which = std::getenv("HONE_TEST_PATHS");
+  if (which != nullptr && std::string(which) == "all") return cpu::available_isas();
+  return {cpu::best_isa()};
+}
+
 Golden::Golden(const std::string& family)
-    : folder_(models_folder() / family), file_(io::SafetensorsFile::open(folder_ / "golden.safetensors")) {}
+    : folder_(models_folder() / family),
+      file_(io::SafetensorsFile::open(folder_ / "golden.safetensors")) {}
 
 std::vector<double> Golden::values(const std::string& name) const {
   const io::TensorEntry& t = file_.at(name);
   std::vector<double> v(static_cast<size_t>(t.elements()));
   for (size_t i = 0; i < v.size(); ++i) {
     switch (t.type) {
-      case io::FileType::f64: std::memcpy(&v[i], t.data + i * 8, 8); break;
+      case io::FileType::f64:
+        std::memcpy(&v[i], t.data + i * 8, 8);
+        break;
       case io::FileType::f32: {
         float f;
         std::memcpy(&f, t.data + i * 4, 4);
@@ -38,8 +52,11 @@ std::vector<double> Golden::values(const std::string& name) const {
         v[i] = k;
         break;
       }
-      case io::FileType::u8: v[i] = static_cast<double>(t.data[i]); break;
-      default: throw std::runtime_error("golden tensor of an unexpected type: " + name);
+      case io::FileType::u8:
+        v[i] = static_cast<double>(t.data[i]);
+        break;
+      default:
+        throw std::runtime_error("golden tensor of an unexpected type: " + name);
     }
   }
   return v;

@@ -1,10 +1,12 @@
-// The golden models of tests/fixtures/models: reading them, and the error measure of all comparisons.
+// The golden models of tests/fixtures/models: reading them, and the error measure of all
+// comparisons.
 #pragma once
 
 #include <filesystem>
 #include <string>
 #include <vector>
 
+#include "backend/cpu/cpu.h"
 #include "data/packing.h"
 #include "io/safetensors.h"
 
@@ -12,6 +14,10 @@ namespace hone::test {
 
 std::filesystem::path models_folder();
 std::vector<std::string> golden_families();
+
+// The instruction paths a test runs on: the best one, or with HONE_TEST_PATHS=all every one of this
+// machine.
+std::vector<cpu::Isa> paths();
 
 class Golden {
  public:

@@ -1,0 +1,203 @@
+// Rollout equals training: the log-probs that generation reports are, bit for bit, those that
+// scoring gives for the same tokens; and samples don't depend on the batch, the prefill budget or
+// threads. On every instruction path, in bf16 and fp32.
+#include <gtest/gtest.h>
+
+#include <cstdlib>
+#include <fstream>
+#include <nlohmann/json.hpp>
+
+#include "backend/cpu/cpu.h"
+#include "core/rng.h"
+#include "io/loaded_model.h"
+#include "rollout/generate.h"
+#include "support/golden.h"
+#include "text/tokenizer.h"
+#include "train/supervised_step.h"
+
+namespace hone {
+namespace {
+
+using rollout::Completion;
+using rollout::Prompt;
+using rollout::SamplingOptions;
+
+std::vector<Completion> run(io::LoadedModel& model, const std::vector<Prompt>& prompts,
+                            const SamplingOptions& options) {
+  Context ctx = model.context();
+  std::vector<Completion> all;
+  rollout::generate(ctx, model.decoder(), prompts, options,
+                    [&](const Completion& c) { all.push_back(c); });
+  return all;
+}
+
+// Log-probs of every token but the first of each sequence, scored together in streams of at most
+// `budget` tokens.
+std::vector<std::vector<float>> score_all(io::LoadedModel& model,
+                                          const std::vector<std::vector<int32_t>>& sequences,
+                                          int64_t budget) {
+  std::vector<data::Sample> samples;
+  for (const auto& tokens : sequences) {
+    data::Sample s;
+    s.tokens = tokens;
+    s.trained.assign(tokens.size(), 1);
+    s.trained[0] = 0;
+    s.trained_count = static_cast<int64_t>(tokens.size()) - 1;
+    samples.push_back(s);
+  }
+  Context ctx = model.context();
+  std::vector<std::vector<float>> out(sequences.size());
+  for (size_t i = 0; i < out.size(); ++i) out[i].resize(sequences[i].size());
+  for (const data::MicroBatch& mb :
+       data::pack(samples, {.token_budget = budget, .targets = data::Targets::kAll})) {
+    const auto lp = train::score(ctx, model.decoder(), mb);
+    for (size_t r = 0; r < lp.size(); ++r) {
+      const auto sample = static_cast<size_t>(mb.samples[static_cast<size_t>(mb.row_segments[r])]);
+      out[sample][static_cast<size_t>(mb.row_positions[r])] = static_cast<float>(lp[r]);
+    }
+  }
+  return out;
+}
+
+std::vector<Prompt> prompts_for(int64_t vocab) {
+  std::vector<Prompt> prompts;
+  for (const int n : {1, 3, 64, 7, 20, 65, 2, 130, 5, 33, 8, 9, 4, 17, 1, 40}) {
+    Prompt p;
+    p.key = prompts.size();
+    for (int i = 0; i < n; ++i) {
+      p.tokens.push_back(
+          static_cast<int32_t>(random_words(3, Purpose::test, p.key, static_cast<uint64_t>(i))[0] %
+                               static_cast<uint32_t>(vocab)));
+    }
+    prompts.push_back(p);
+  }
+  return prompts;
+}
+
+class RolloutTest : public testing::TestWithParam<cpu::Isa> {
+ protected:
+  void SetUp() override { setenv("HONE_ISA", std::string(cpu::isa_name(GetParam())).c_str(), 1); }
+  void TearDown() override { unsetenv("HONE_ISA"); }
+};
+
+TEST_P(RolloutTest, LogprobsEqualScoresBitForBit) {
+  for (const char* family : {"qwen2", "qwen3", "llama3"}) {
+    for (const DType dtype : {DType::f32, DType::bf16}) {
+      const test::Golden golden(family);
+      std::vector<std::vector<int32_t>> first_tokens;
+      std::vector<std::vector<float>> first_logprobs;
+      for (const int threads : {1, 2}) {
+        io::LoadedModel model({.folder = golden.folder(), .dtype = dtype, .threads = threads});
+        model.load_adapter(golden.folder() / "lora", false);
+        model.load();
+        const std::vector<Prompt> prompts = prompts_for(model.config().vocab_size);
+        for (const int batch : {1, 3, 16}) {
+          SamplingOptions o;
+          o.max_new_tokens = 20;
+          o.ignore_eos = true;
+          o.batch_size = batch;
+          o.prefill_tokens = batch == 3 ? 16 : 2048;
+          const std::vector<Completion> done = run(model, prompts, o);
+          ASSERT_EQ(done.size(), prompts.size());
+          std::vector<std::vector<int32_t>> sequences, drawn;
+          std::vector<std::vector<float>> logprobs;
+          for (const Completion& c : done) {
+            sequences.push_back(prompts[c.prompt].tokens);
+            sequences.back().insert(sequences.back().end(), c.tokens.begin(), c.tokens.end());
+            drawn.push_back(c.tokens);
+            logprobs.push_back(c.logprobs);
+          }
+          if (first_tokens.empty()) {
+            first_tokens = drawn;
+            first_logprobs = logprobs;
+          }
+          EXPECT_EQ(drawn, first_tokens) << family << " batch " << batch << " threads " << threads;
+          EXPECT_EQ(logprobs, first_logprobs)
+              << family << " batch " << batch << " threads " << threads;
+          const auto scores = score_all(model, sequences, batch == 1 ? 1 : 300 * batch);
+          for (size_t i = 0; i < sequences.size(); ++i) {
+            const std::vector<float> tail(scores[i].end() - 20, scores[i].end());
+            EXPECT_EQ(tail, logprobs[i])
+                << family << " " << dtype_name(dtype) << " sequence " << i << " batch " << batch;
+          }
+        }
+      }
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Paths, RolloutTest, testing::ValuesIn(test::paths()),
+                         [](const auto& info) { return std::string(cpu::isa_name(info.param)); });
+
+TEST(Rollout, GreedyContinuationOfTransformers) {
+  for (const std::string& family : test::golden_families()) {
+    const test::Golden golden(family);
+    io::LoadedModel model({.folder = golden.folder(), .dtype = DType::f32});
+    model.load();
+    SamplingOptions o;
+    o.temperature = 0;
+    o.ignore_eos = true;
+    const std::vector<int32_t> want = golden.tokens("greedy.tokens");
+    o.max_new_tokens = static_cast<int64_t>(want.size());
+    const std::vector<Prompt> prompts = {{golden.tokens("seq.1.tokens"), 0}};
+    EXPECT_EQ(run(model, prompts, o).at(0).tokens, want)
+        << family << ", smallest gap of two logits " << golden.scalar("greedy.gap");
+  }
+}
+
+TEST(Rollout, StoriesAsPublished) {
+  const std::filesystem::path folder =
+      std::filesystem::path(HONE_SOURCE_DIR) / "../shared/assets/model-stories260k";
+  if (!std::filesystem::exists(folder / "golden_greedy.json"))
+    GTEST_SKIP() << "stories260k is not here: " << folder;
+  const auto golden = nlohmann::json::parse(std::ifstream(folder / "golden_greedy.json"));
+  io::LoadedModel model({.folder = folder});
+  model.load();
+  const Tokenizer tokenizer = Tokenizer::load(folder.string());
+  for (const auto& c : golden.at("cases")) {
+    const auto prompt = c.at("prompt_ids").get<std::vector<int32_t>>();
+    const auto all = c.at("greedy_ids").get<std::vector<int32_t>>();
+    EXPECT_EQ(tokenizer.encode(c.at("prompt").get<std::string>(), true), prompt);
+    SamplingOptions o;
+    o.temperature = 0;
+    o.ignore_eos = true;
+    o.max_new_tokens = static_cast<int64_t>(all.size() - prompt.size());
+    const std::vector<Prompt> prompts = {{prompt, 0}};
+    const Completion done = run(model, prompts, o).at(0);
+    EXPECT_EQ(done.tokens,
+              std::vector<int32_t>(all.begin() + static_cast<int64_t>(prompt.size()), all.end()));
+    const auto logprobs = c.at("logprobs_of_next").get<std::vector<double>>();
+    for (size_t i = 0; i < done.logprobs.size(); ++i) {
+      // The golden run is fp64 with six decimals; ours is fp32.
+      EXPECT_NEAR(done.logprobs[i], logprobs.at(i + prompt.size() - 1), 2e-5) << "token " << i;
+    }
+  }
+}
+
+TEST(Rollout, Sampling) {
+  const std::vector<float> logits = {1.0f, 3.0f, 2.0f, 3.0f, -1.0f};
+  SamplingOptions o;
+  o.temperature = 0;
+  EXPECT_EQ(rollout::draw(logits, o, 0.9), 1);  // ties to the lowest id
+  o.temperature = 1;
+  o.top_k = 2;
+  for (int i = 0; i < 50; ++i) {
+    const int32_t t = rollout::draw(logits, o, i / 50.0);
+    EXPECT_EQ(t, i < 25 ? 1 : 3);
+  }
+  o.top_k = 0;
+  o.top_p = 0.5;  // 1 and 3 have 0.415 each: both are needed
+  for (int i = 0; i < 50; ++i) EXPECT_TRUE(rollout::draw(logits, o, i / 50.0) % 2 == 1);
+  // Frequencies follow the distribution at a temperature.
+  o.top_p = 1;
+  o.temperature = 2;
+  std::vector<double> count(5), p(5);
+  const int n = 20000;
+  for (int i = 0; i < n; ++i) ++count[static_cast<size_t>(rollout::draw(logits, o, (i + 0.5) / n))];
+  double total = 0;
+  for (size_t i = 0; i < 5; ++i) total += p[i] = std::exp(logits[i] / 2);
+  for (size_t i = 0; i < 5; ++i) EXPECT_NEAR(count[i] / n, p[i] / total, 1.0 / n);
+}
+
+}  // namespace
+}  // namespace hone
