@@ -11,7 +11,8 @@
 
 namespace hone {
 
-// Facts of a device that kernels size themselves by. Pure data, so that a laptop can plan another machine.
+// Facts of a device that kernels size themselves by. Pure data, so that a laptop can plan another
+// machine.
 struct DeviceProps {
   int threads = 1;
   size_t l1_bytes = 32 << 10;
@@ -19,7 +20,8 @@ struct DeviceProps {
   size_t l3_bytes = 8 << 20;
 };
 
-// Handed to run(). scratch: 64-byte aligned, at least scratch_bytes() long, contents undefined; a kernel allocates nowhere else.
+// Handed to run(). scratch: 64-byte aligned, at least scratch_bytes() long, contents undefined; a
+// kernel allocates nowhere else.
 struct KernelCtx {
   ThreadPool* pool = nullptr;
   void* scratch = nullptr;
@@ -45,7 +47,8 @@ struct SavedSpec {
 };
 
 // One line of kernels.def. A null run means: this device has no such kernel, use the composite.
-// row_exact: a row's bits depend on that row's inputs and the weights alone, never on how many rows there are.
+// row_exact: a row's bits depend on that row's inputs and the weights alone, never on how many rows
+// there are.
 template <class Desc>
 struct Kernel {
   Status (*run)(const KernelCtx&, const Desc&) = nullptr;

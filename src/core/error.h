@@ -1,7 +1,8 @@
 // Errors. Two kinds cross the program, both as exceptions that only main catches:
 //   UserError      the user's mistake; exit code 2. Text: what, the value, what to do.
-//   RuntimeError   the environment failed (disk full, no memory, a file that vanished); exit code 1.
-//   InternalError  a bug of ours; carries file and line, no input can cause it; exit code 1.
+//   RuntimeError   the environment failed (disk full, no memory, a file that vanished); exit
+//   code 1. InternalError  a bug of ours; carries file and line, no input can cause it; exit
+//   code 1.
 // Kernels do not throw: they return Status.
 #pragma once
 
@@ -53,8 +54,8 @@ struct Status {
 }  // namespace hone
 
 // A condition that no input can break.
-#define HONE_CHECK(condition, ...)                                        \
-  do {                                                                    \
-    if (!(condition)) [[unlikely]]                                        \
+#define HONE_CHECK(condition, ...)                                                 \
+  do {                                                                             \
+    if (!(condition)) [[unlikely]]                                                 \
       throw ::hone::InternalError(__FILE__, __LINE__, #condition " " __VA_ARGS__); \
   } while (false)

@@ -1,6 +1,6 @@
-// Counter-based randomness: every random number is a function of (seed, purpose, ids), so nothing depends on
-// packing, recomputation, batch size, threads or ranks, and there is no generator state to save.
-// Philox4x32-10: Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011.
+// Counter-based randomness: every random number is a function of (seed, purpose, ids), so nothing
+// depends on packing, recomputation, batch size, threads or ranks, and there is no generator state
+// to save. Philox4x32-10: Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011.
 #pragma once
 
 #include <array>
@@ -13,7 +13,8 @@ namespace hone {
 enum class Purpose : uint32_t { dropout = 1, sample = 2, init = 3, shuffle = 4, test = 5 };
 
 // Four 32-bit words for one counter.
-inline std::array<uint32_t, 4> philox(std::array<uint32_t, 4> counter, std::array<uint32_t, 2> key) {
+inline std::array<uint32_t, 4> philox(std::array<uint32_t, 4> counter,
+                                      std::array<uint32_t, 2> key) {
   for (int round = 0; round < 10; ++round) {
     const uint64_t p0 = 0xD2511F53ull * counter[0];
     const uint64_t p1 = 0xCD9E8D57ull * counter[2];
@@ -25,11 +26,13 @@ inline std::array<uint32_t, 4> philox(std::array<uint32_t, 4> counter, std::arra
   return counter;
 }
 
-// Words of (seed, purpose, a, b): a and b are 64-bit identities (a parameter's name hash, a sample key,
-// a position, an element index ...). The purpose is folded into the key.
-inline std::array<uint32_t, 4> random_words(uint64_t seed, Purpose purpose, uint64_t a, uint64_t b) {
-  const std::array<uint32_t, 2> key = {static_cast<uint32_t>(seed) ^ (static_cast<uint32_t>(purpose) * 0x9E3779B1u),
-                                       static_cast<uint32_t>(seed >> 32)};
+// Words of (seed, purpose, a, b): a and b are 64-bit identities (a parameter's name hash, a sample
+// key, a position, an element index ...). The purpose is folded into the key.
+inline std::array<uint32_t, 4> random_words(uint64_t seed, Purpose purpose, uint64_t a,
+                                            uint64_t b) {
+  const std::array<uint32_t, 2> key = {
+      static_cast<uint32_t>(seed) ^ (static_cast<uint32_t>(purpose) * 0x9E3779B1u),
+      static_cast<uint32_t>(seed >> 32)};
   return philox({static_cast<uint32_t>(a), static_cast<uint32_t>(a >> 32), static_cast<uint32_t>(b),
                  static_cast<uint32_t>(b >> 32)},
                 key);
@@ -44,7 +47,8 @@ inline double uniform_double(uint32_t hi, uint32_t lo) {
 // Standard normal from two words (Box-Muller).
 inline double normal_double(uint32_t w0, uint32_t w1) {
   const double u = (static_cast<double>(w0) + 1.0) * 0x1p-32;
-  return std::sqrt(-2.0 * std::log(u)) * std::cos(6.283185307179586 * static_cast<double>(w1) * 0x1p-32);
+  return std::sqrt(-2.0 * std::log(u)) *
+         std::cos(6.283185307179586 * static_cast<double>(w1) * 0x1p-32);
 }
 
 // FNV-1a, for identities made of names.

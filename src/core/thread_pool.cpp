@@ -8,13 +8,15 @@
 namespace hone {
 namespace {
 
-// Workers look for the next run this many times before they sleep: a step is thousands of short runs.
+// Workers look for the next run this many times before they sleep: a step is thousands of short
+// runs.
 constexpr int kSpins = 20000;
 
 }  // namespace
 
 ThreadPool::ThreadPool(int threads) {
-  for (int worker = 1; worker < threads; ++worker) threads_.emplace_back([this, worker] { work(worker); });
+  for (int worker = 1; worker < threads; ++worker)
+    threads_.emplace_back([this, worker] { work(worker); });
 }
 
 ThreadPool::~ThreadPool() {
@@ -44,7 +46,8 @@ void ThreadPool::drain(int worker) {
 void ThreadPool::work(int worker) {
   uint64_t seen = 0;
   for (;;) {
-    for (int spin = 0; spin < kSpins && generation_.load(std::memory_order_acquire) == seen; ++spin) {
+    for (int spin = 0; spin < kSpins && generation_.load(std::memory_order_acquire) == seen;
+         ++spin) {
       __builtin_ia32_pause();
     }
     {

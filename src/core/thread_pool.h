@@ -1,5 +1,5 @@
-// A fixed set of threads. run() hands out tasks 0..n-1; tasks must write disjoint outputs, so that results do
-// not depend on the number of threads.
+// A fixed set of threads. run() hands out tasks 0..n-1; tasks must write disjoint outputs, so that
+// results do not depend on the number of threads.
 #pragma once
 
 #include <atomic>
@@ -24,8 +24,9 @@ class ThreadPool {
 
   int size() const { return static_cast<int>(threads_.size()) + 1; }
 
-  // Calls fn(task, worker) for each task in [0, n), worker in [0, size()); returns when all are done. Rethrows
-  // the first exception of a task after the others have stopped. Not re-entrant: a task must not call run().
+  // Calls fn(task, worker) for each task in [0, n), worker in [0, size()); returns when all are
+  // done. Rethrows the first exception of a task after the others have stopped. Not re-entrant: a
+  // task must not call run().
   void run(int64_t n, FunctionRef<void(int64_t task, int worker)> fn);
 
  private:

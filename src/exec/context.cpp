@@ -8,15 +8,22 @@ namespace {
 template <class T>
 Tensor upload_values(Context& ctx, DType dtype, std::span<const T> values) {
   Tensor t = ctx.empty(dtype, {static_cast<int64_t>(values.size())});
-  if (!ctx.device->meta && !values.empty()) std::memcpy(t.view().data, values.data(), values.size_bytes());
+  if (!ctx.device->meta && !values.empty())
+    std::memcpy(t.view().data, values.data(), values.size_bytes());
   return t;
 }
 
 }  // namespace
 
-Tensor upload(Context& ctx, std::span<const int32_t> values) { return upload_values(ctx, DType::i32, values); }
-Tensor upload(Context& ctx, std::span<const int64_t> values) { return upload_values(ctx, DType::i64, values); }
-Tensor upload(Context& ctx, std::span<const float> values) { return upload_values(ctx, DType::f32, values); }
+Tensor upload(Context& ctx, std::span<const int32_t> values) {
+  return upload_values(ctx, DType::i32, values);
+}
+Tensor upload(Context& ctx, std::span<const int64_t> values) {
+  return upload_values(ctx, DType::i64, values);
+}
+Tensor upload(Context& ctx, std::span<const float> values) {
+  return upload_values(ctx, DType::f32, values);
+}
 
 std::vector<double> read(const Context& ctx, const Tensor& t, double assumption) {
   const auto n = static_cast<size_t>(t.numel());
@@ -25,12 +32,23 @@ std::vector<double> read(const Context& ctx, const Tensor& t, double assumption)
   HONE_CHECK(t.contiguous());
   for (size_t i = 0; i < n; ++i) {
     switch (t.dtype()) {
-      case DType::f32: out[i] = t.view().as<float>()[i]; break;
-      case DType::f64: out[i] = t.view().as<double>()[i]; break;
-      case DType::bf16: out[i] = static_cast<float>(t.view().as<bf16>()[i]); break;
-      case DType::i32: out[i] = t.view().as<int32_t>()[i]; break;
-      case DType::i64: out[i] = static_cast<double>(t.view().as<int64_t>()[i]); break;
-      default: HONE_CHECK(false, "dtype cannot be read");
+      case DType::f32:
+        out[i] = t.view().as<float>()[i];
+        break;
+      case DType::f64:
+        out[i] = t.view().as<double>()[i];
+        break;
+      case DType::bf16:
+        out[i] = static_cast<float>(t.view().as<bf16>()[i]);
+        break;
+      case DType::i32:
+        out[i] = t.view().as<int32_t>()[i];
+        break;
+      case DType::i64:
+        out[i] = static_cast<double>(t.view().as<int64_t>()[i]);
+        break;
+      default:
+        HONE_CHECK(false, "dtype cannot be read");
     }
   }
   return out;
@@ -39,9 +57,15 @@ std::vector<double> read(const Context& ctx, const Tensor& t, double assumption)
 Tensor clone(Context& ctx, const Tensor& t) {
   Tensor copy;
   switch (t.rank()) {
-    case 1: copy = ctx.empty(t.dtype(), {t.dim(0)}); break;
-    case 2: copy = ctx.empty(t.dtype(), {t.dim(0), t.dim(1)}); break;
-    default: copy = ctx.empty(t.dtype(), {t.dim(0), t.dim(1), t.dim(2)}); break;
+    case 1:
+      copy = ctx.empty(t.dtype(), {t.dim(0)});
+      break;
+    case 2:
+      copy = ctx.empty(t.dtype(), {t.dim(0), t.dim(1)});
+      break;
+    default:
+      copy = ctx.empty(t.dtype(), {t.dim(0), t.dim(1), t.dim(2)});
+      break;
   }
   launch(ctx, ConvertDesc{.x = t.view(), .y = copy.view()}, "clone");
   return copy;
@@ -64,7 +88,8 @@ void add_grad(Context& ctx, Tape& tape, int slot, Tensor grad) {
     return;
   }
   const GradTarget target = grad_target(ctx, tape, slot, grad);
-  launch(ctx, AddDesc{.a = target.grad.view(), .b = grad.view(), .y = target.grad.view()}, "add_grad");
+  launch(ctx, AddDesc{.a = target.grad.view(), .b = grad.view(), .y = target.grad.view()},
+         "add_grad");
 }
 
 Tensor run_block(Context& ctx, const Tensor& x, std::function<Tensor(Context&, const Tensor&)> fn) {
@@ -98,7 +123,8 @@ Tensor run_block(Context& ctx, const Tensor& x, std::function<Tensor(Context&, c
 namespace detail {
 
 void kernel_failed(KernelId id, const char* label, const char* error) {
-  throw InternalError(__FILE__, __LINE__, fmt::format("kernel {} ({}): {}", kernel_name(id), label, error));
+  throw InternalError(__FILE__, __LINE__,
+                      fmt::format("kernel {} ({}): {}", kernel_name(id), label, error));
 }
 
 }  // namespace detail

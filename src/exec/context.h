@@ -13,7 +13,8 @@
 
 namespace hone {
 
-// A device as ops see it. meta: shapes only; kernels of the target's table are asked for scratch, saved state and cost, never run.
+// A device as ops see it. meta: shapes only; kernels of the target's table are asked for scratch,
+// saved state and cost, never run.
 struct Device {
   KernelTable table;
   DeviceProps props;
@@ -22,7 +23,8 @@ struct Device {
   bool meta = false;
 };
 
-// Sees every kernel launch: the profiler, the planner's sum of costs. label: what the op is in the model ("mlp.down dx").
+// Sees every kernel launch: the profiler, the planner's sum of costs. label: what the op is in the
+// model ("mlp.down dx").
 class Observer {
  public:
   virtual ~Observer() = default;
@@ -36,17 +38,19 @@ enum class BlockPolicy : uint8_t { keep, recompute };
 struct Context {
   Device* device = nullptr;
   ParamStore* params = nullptr;
-  Tape* tape = nullptr;         // null: inference
+  Tape* tape = nullptr;  // null: inference
   Observer* observer = nullptr;
-  DType dtype = DType::bf16;    // of activations
+  DType dtype = DType::bf16;  // of activations
   BlockPolicy policy = BlockPolicy::keep;
-  bool adapters = true;         // false: the base model
-  bool training = false;        // dropout acts
-  bool output_unneeded = false; // a block is being recomputed: its last product's value is not needed
+  bool adapters = true;   // false: the base model
+  bool training = false;  // dropout acts
+  bool output_unneeded =
+      false;  // a block is being recomputed: its last product's value is not needed
   uint64_t seed = 0;
   int64_t step = 0;
 
-  Tensor empty(DType t, std::initializer_list<int64_t> shape, MemoryKind kind = MemoryKind::activations) const {
+  Tensor empty(DType t, std::initializer_list<int64_t> shape,
+               MemoryKind kind = MemoryKind::activations) const {
     return Tensor::empty(*device->arena, t, shape, kind);
   }
   // fp32, or f64 in an f64 run: dtype of log-probs, low-rank activations, statistics.
@@ -61,11 +65,13 @@ Tensor upload(Context& ctx, std::span<const float> values);
 // The only way for tensor values to reach the host. Under meta every element is `assumption`.
 std::vector<double> read(const Context& ctx, const Tensor& t, double assumption);
 
-// Runs fn(ctx, x) as one block under ctx.policy. recompute: forward keeps x only and backward runs fn again (the same bits).
-// x may have a slot or not; the result has one if a gradient is due. fn must be pure: same inputs, same result; it is kept until backward.
+// Runs fn(ctx, x) as one block under ctx.policy. recompute: forward keeps x only and backward runs
+// fn again (the same bits). x may have a slot or not; the result has one if a gradient is due. fn
+// must be pure: same inputs, same result; it is kept until backward.
 Tensor run_block(Context& ctx, const Tensor& x, std::function<Tensor(Context&, const Tensor&)> fn);
 
-// The gradient of a slot, ready to be written: allocated (accumulate = false), or the existing one made exclusive (accumulate = true).
+// The gradient of a slot, ready to be written: allocated (accumulate = false), or the existing one
+// made exclusive (accumulate = true).
 struct GradTarget {
   Tensor grad;
   bool accumulate = false;
@@ -77,7 +83,7 @@ void add_grad(Context& ctx, Tape& tape, int slot, Tensor grad);
 Tensor clone(Context& ctx, const Tensor& t);
 
 namespace detail {
-#define HONE_KERNEL(name, Desc)                                                             \
+#define HONE_KERNEL(name, Desc)                                                              \
   inline const Kernel<Desc>& kernel_of(const KernelTable& t, const Desc*) { return t.name; } \
   inline constexpr KernelId kernel_id(const Desc*) { return KernelId::name; }
 #include "backend/kernels.def"
@@ -85,17 +91,21 @@ namespace detail {
 [[noreturn]] void kernel_failed(KernelId id, const char* label, const char* error);
 }  // namespace detail
 
-// Runs the kernel that a descriptor is for: counts its scratch in the arena, tells the observer, checks the status.
+// Runs the kernel that a descriptor is for: counts its scratch in the arena, tells the observer,
+// checks the status.
 template <class Desc>
 void launch(Context& ctx, const Desc& desc, const char* label = "") {
   Device& device = *ctx.device;
   const Kernel<Desc>& kernel = detail::kernel_of(device.table, &desc);
   const KernelId id = detail::kernel_id(&desc);
   if (kernel.run == nullptr) detail::kernel_failed(id, label, "not in this device's table");
-  const size_t bytes = kernel.scratch_bytes == nullptr ? 0 : kernel.scratch_bytes(device.props, desc);
+  const size_t bytes =
+      kernel.scratch_bytes == nullptr ? 0 : kernel.scratch_bytes(device.props, desc);
   Tensor scratch;
-  if (bytes != 0) scratch = ctx.empty(DType::u8, {static_cast<int64_t>(bytes)}, MemoryKind::workspace);
-  if (ctx.observer != nullptr) ctx.observer->before(id, label, kernel.cost == nullptr ? Cost{} : kernel.cost(desc));
+  if (bytes != 0)
+    scratch = ctx.empty(DType::u8, {static_cast<int64_t>(bytes)}, MemoryKind::workspace);
+  if (ctx.observer != nullptr)
+    ctx.observer->before(id, label, kernel.cost == nullptr ? Cost{} : kernel.cost(desc));
   if (!device.meta) {
     const KernelCtx kctx{.pool = device.pool,
                          .scratch = bytes == 0 ? nullptr : scratch.view().data,

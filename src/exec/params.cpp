@@ -21,14 +21,17 @@ void ParamStore::set_format(ParamId id, Format format) {
   entries_.at(static_cast<size_t>(id)).spec.format = format;
 }
 
-void ParamStore::bind(ParamId id, const void* data) { entries_.at(static_cast<size_t>(id)).bound = data; }
+void ParamStore::bind(ParamId id, const void* data) {
+  entries_.at(static_cast<size_t>(id)).bound = data;
+}
 
 Tensor ParamStore::own(ParamId id, Arena& arena) {
   Entry& e = entries_.at(static_cast<size_t>(id));
   const DType t = format_dtype(e.spec.format);
   const MemoryKind kind = e.spec.adapter ? MemoryKind::adapters : MemoryKind::weights;
-  e.value = e.spec.shape.size() == 1 ? Tensor::empty(arena, t, {e.spec.shape[0]}, kind)
-                                     : Tensor::empty(arena, t, {e.spec.shape[0], e.spec.shape[1]}, kind);
+  e.value = e.spec.shape.size() == 1
+                ? Tensor::empty(arena, t, {e.spec.shape[0]}, kind)
+                : Tensor::empty(arena, t, {e.spec.shape[0], e.spec.shape[1]}, kind);
   e.bound = nullptr;
   return e.value;
 }
@@ -53,7 +56,8 @@ Lease ParamStore::lease(ParamId id) const {
     lease.weight_ = {.data = data,
                      .rows = shape[0],
                      .cols = shape[1],
-                     .stride_bytes = static_cast<int64_t>(static_cast<size_t>(shape[1]) * format_bits(e.spec.format) / 8),
+                     .stride_bytes = static_cast<int64_t>(static_cast<size_t>(shape[1]) *
+                                                          format_bits(e.spec.format) / 8),
                      .format = e.spec.format};
   }
   lease.view_.data = const_cast<void*>(data);
@@ -69,9 +73,10 @@ void ParamStore::allocate_gradients(Arena& arena) {
   for (Entry& e : entries_) {
     if (!e.spec.trainable || e.grad.defined()) continue;
     const DType t = e.spec.format == Format::f64 ? DType::f64 : DType::f32;
-    e.grad = e.spec.shape.size() == 1
-                 ? Tensor::empty(arena, t, {e.spec.shape[0]}, MemoryKind::gradients)
-                 : Tensor::empty(arena, t, {e.spec.shape[0], e.spec.shape[1]}, MemoryKind::gradients);
+    e.grad =
+        e.spec.shape.size() == 1
+            ? Tensor::empty(arena, t, {e.spec.shape[0]}, MemoryKind::gradients)
+            : Tensor::empty(arena, t, {e.spec.shape[0], e.spec.shape[1]}, MemoryKind::gradients);
   }
 }
 

@@ -1,4 +1,5 @@
-// Parameters: what they are, where they live, and leases on them. Ops and tape nodes keep parameter ids, never weight pointers.
+// Parameters: what they are, where they live, and leases on them. Ops and tape nodes keep parameter
+// ids, never weight pointers.
 #pragma once
 
 #include <cstdint>
@@ -14,18 +15,19 @@ namespace hone {
 using ParamId = int32_t;
 constexpr ParamId kNoParam = -1;
 
-// How a parameter is divided over ranks; the same row drives loading, saving, tensor and expert parallelism.
+// How a parameter is divided over ranks; the same row drives loading, saving, tensor and expert
+// parallelism.
 enum class Placement : uint8_t { replicate, column, row, expert, vocab };
 
 struct ParamSpec {
-  std::string name;            // as in the file it comes from and goes to
-  std::vector<int64_t> shape;  // 1 or 2 dims; 2: [out, in]
-  Format format = Format::f32; // in memory
+  std::string name;             // as in the file it comes from and goes to
+  std::vector<int64_t> shape;   // 1 or 2 dims; 2: [out, in]
+  Format format = Format::f32;  // in memory
   Placement placement = Placement::replicate;
-  int unit = 0;                // what is fetched and dropped together: a block's dense part, one expert
+  int unit = 0;  // what is fetched and dropped together: a block's dense part, one expert
   bool trainable = false;
-  bool adapter = false;        // belongs to an adapter, not to the base model
-  int uses = 1;                // uses in one forward pass (tied embeddings: 2)
+  bool adapter = false;  // belongs to an adapter, not to the base model
+  int uses = 1;          // uses in one forward pass (tied embeddings: 2)
 
   int64_t numel() const {
     int64_t n = 1;
@@ -37,10 +39,14 @@ struct ParamSpec {
 
 constexpr DType format_dtype(Format f) {
   switch (f) {
-    case Format::f32: return DType::f32;
-    case Format::bf16: return DType::bf16;
-    case Format::f16: return DType::f16;
-    case Format::f64: return DType::f64;
+    case Format::f32:
+      return DType::f32;
+    case Format::bf16:
+      return DType::bf16;
+    case Format::f16:
+      return DType::f16;
+    case Format::f64:
+      return DType::f64;
   }
   return DType::f32;
 }
@@ -65,10 +71,13 @@ class ParamStore {
   ParamId find(const std::string& name) const;  // kNoParam if absent
   int count() const { return static_cast<int>(entries_.size()); }
   const ParamSpec& spec(ParamId id) const { return entries_.at(static_cast<size_t>(id)).spec; }
-  void set_trainable(ParamId id, bool on) { entries_.at(static_cast<size_t>(id)).spec.trainable = on; }
+  void set_trainable(ParamId id, bool on) {
+    entries_.at(static_cast<size_t>(id)).spec.trainable = on;
+  }
   void set_format(ParamId id, Format format);  // before it has a value
 
-  // Where the value is. bind: memory of somebody else's (a mapped file) that outlives the store, in the spec's format.
+  // Where the value is. bind: memory of somebody else's (a mapped file) that outlives the store, in
+  // the spec's format.
   void bind(ParamId id, const void* data);
   // own: a tensor of the arena, contents undefined (weights or adapters); returned for filling.
   Tensor own(ParamId id, Arena& arena);
@@ -78,7 +87,8 @@ class ParamStore {
 
   Lease lease(ParamId id) const;
 
-  // The fp32 gradient of a trainable leaf (f64 for f64 parameters): allocated (contents undefined) by allocate_gradients(), added to by deferred work.
+  // The fp32 gradient of a trainable leaf (f64 for f64 parameters): allocated (contents undefined)
+  // by allocate_gradients(), added to by deferred work.
   void allocate_gradients(Arena& arena);
   void release_gradients();
   const Tensor& grad(ParamId id) const;

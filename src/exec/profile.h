@@ -1,4 +1,5 @@
-// A profile of kernel launches: time, work and traffic by operation, as a table for people and as a Chrome trace.
+// A profile of kernel launches: time, work and traffic by operation, as a table for people and as a
+// Chrome trace.
 #pragma once
 
 #include <chrono>
@@ -24,7 +25,8 @@ class Profiler final : public Observer {
   std::vector<Row> rows() const;
   double kernel_seconds() const;
   double span_seconds() const;  // from the first launch to the end of the last
-  // The table; floor of a row: flops / gemm_rate for matrix products (0: left out), bytes / bandwidth for the rest.
+  // The table; floor of a row: flops / gemm_rate for matrix products (0: left out), bytes /
+  // bandwidth for the rest.
   std::string table(double gemm_rate, double bandwidth) const;
   // The trace format of chrome://tracing and Perfetto, one event a launch.
   std::string chrome_trace() const;

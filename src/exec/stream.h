@@ -1,4 +1,5 @@
-// The packed token stream: what crosses from data, rollout and objectives to models. Activations are [T, D]: no batch dimension, no padding.
+// The packed token stream: what crosses from data, rollout and objectives to models. Activations
+// are [T, D]: no batch dimension, no padding.
 #pragma once
 
 #include <cstdint>
@@ -8,12 +9,12 @@ namespace hone {
 
 // A run of consecutive tokens of one sequence.
 struct Segment {
-  int32_t begin = 0;       // first token's index in the stream
+  int32_t begin = 0;  // first token's index in the stream
   int32_t len = 0;
-  int32_t parent = -1;     // earlier segment whose keys come first, or -1
-  int32_t pos0 = 0;        // position of its first token in the sequence
-  int32_t adapter = 0;     // -1 = base
-  uint64_t key = 0;        // sample identity: names its random numbers
+  int32_t parent = -1;  // earlier segment whose keys come first, or -1
+  int32_t pos0 = 0;     // position of its first token in the sequence
+  int32_t adapter = 0;  // -1 = base
+  uint64_t key = 0;     // sample identity: names its random numbers
   float inv_temperature = 1;
 };
 

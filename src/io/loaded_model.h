@@ -20,12 +20,14 @@ struct LoadOptions {
   std::optional<DType> dtype;  // of activations; null: the config's, fp16 becomes bf16
   int threads = 0;             // 0: all
   size_t memory_limit = 0;     // of the arena; 0: none
-  // Shapes only, on the target's kernel table: needs config.json; no weight is read, no memory taken.
+  // Shapes only, on the target's kernel table: needs config.json; no weight is read, no memory
+  // taken.
   bool meta = false;
   std::function<void(const std::string&)> warn;  // one line of text; null: dropped
 };
 
-// Use: construct (reads config and headers, registers parameters); add adapters and set what is trainable; load(); run.
+// Use: construct (reads config and headers, registers parameters); add adapters and set what is
+// trainable; load(); run.
 class LoadedModel {
  public:
   explicit LoadedModel(const LoadOptions& options);
@@ -41,23 +43,26 @@ class LoadedModel {
   const std::filesystem::path& folder() const { return options_.folder; }
   uint64_t mapped_bytes() const;  // of weights used from the mapped files
 
-  // A new adapter: every linear of the blocks that the config targets gets a pair, without values. UserError if a target matches nothing.
-  // Returns the layers matched.
+  // A new adapter: every linear of the blocks that the config targets gets a pair, without values.
+  // UserError if a target matches nothing. Returns the layers matched.
   std::vector<nn::Linear*> add_adapter(const AdapterConfig& config);
-  // An existing adapter of PEFT: registered, and its values kept until load(). trainable: its tensors train.
+  // An existing adapter of PEFT: registered, and its values kept until load(). trainable: its
+  // tensors train.
   std::vector<nn::Linear*> load_adapter(const std::filesystem::path& folder, bool trainable);
   const std::optional<AdapterConfig>& adapter_config() const { return adapter_config_; }
   const std::vector<nn::Linear*>& adapted() const { return adapted_; }
 
-  // Binds or converts every parameter. Trainable base weights become copies in the arena, all else is used from the mapped file where
-  // its format allows. New adapters are initialised from init_seed. Checks all weights for NaN and infinity.
+  // Binds or converts every parameter. Trainable base weights become copies in the arena, all else
+  // is used from the mapped file where its format allows. New adapters are initialised from
+  // init_seed. Checks all weights for NaN and infinity.
   void load(uint64_t init_seed = 0);
 
   // A context for inference on this model.
   Context context();
 
  private:
-  void register_adapter(const AdapterConfig& config, const std::vector<std::pair<nn::Linear*, int64_t>>& layers, bool trainable);
+  void register_adapter(const AdapterConfig& config,
+                        const std::vector<std::pair<nn::Linear*, int64_t>>& layers, bool trainable);
   void check_names() const;
   std::string config_text() const;
   void load_parameter(ParamId id);
@@ -77,7 +82,8 @@ class LoadedModel {
 
 // Writes the adapter as a PEFT folder.
 void save_adapter(const std::filesystem::path& folder, LoadedModel& model);
-// Writes all base weights as a Hugging Face folder in the run's dtype (fp32 runs: fp32), with the tokenizer and config of the base.
+// Writes all base weights as a Hugging Face folder in the run's dtype (fp32 runs: fp32), with the
+// tokenizer and config of the base.
 void save_model(const std::filesystem::path& folder, LoadedModel& model);
 
 }  // namespace hone::io

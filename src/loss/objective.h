@@ -1,5 +1,6 @@
-// Objectives: functions of what the head returns for labelled tokens. They give a scalar, the adjoint dL/dlogprob and named metrics, and have no
-// access to the model. Loss is normalised by the count of the whole optimizer step, so it does not change with micro-batches or packing.
+// Objectives: functions of what the head returns for labelled tokens. They give a scalar, the
+// adjoint dL/dlogprob and named metrics, and have no access to the model. Loss is normalised by the
+// count of the whole optimizer step, so it does not change with micro-batches or packing.
 #pragma once
 
 #include <cstdint>
@@ -11,8 +12,8 @@
 
 namespace hone::loss {
 
-// How samples are coupled. token: any split of a step is fine. unit: a pair or a group must be seen together. step: all log-probs of a step are
-// needed before any adjoint.
+// How samples are coupled. token: any split of a step is fine. unit: a pair or a group must be seen
+// together. step: all log-probs of a step are needed before any adjoint.
 enum class Coupling { token, unit, step };
 
 // Labelled tokens of one sample in the arrays of an ObjectiveInput.
@@ -25,7 +26,8 @@ struct SampleRange {
 struct ObjectiveInput {
   std::span<const SampleRange> samples;
   std::span<const double> logprob;  // of the labelled tokens
-  int64_t step_tokens = 0;          // labelled tokens of the whole optimizer step, over all micro-batches and ranks
+  int64_t step_tokens =
+      0;  // labelled tokens of the whole optimizer step, over all micro-batches and ranks
 };
 
 struct ObjectiveResult {
@@ -38,8 +40,10 @@ class Objective {
  public:
   virtual ~Objective() = default;
   virtual Coupling coupling() const = 0;
-  // dL/dlogprob where it does not depend on the log-probs (input.logprob is empty then): the head makes its gradient in the forward pass.
-  virtual std::optional<std::vector<float>> known_adjoint(const ObjectiveInput& input, int64_t tokens) const {
+  // dL/dlogprob where it does not depend on the log-probs (input.logprob is empty then): the head
+  // makes its gradient in the forward pass.
+  virtual std::optional<std::vector<float>> known_adjoint(const ObjectiveInput& input,
+                                                          int64_t tokens) const {
     (void)input;
     (void)tokens;
     return std::nullopt;
@@ -51,7 +55,8 @@ class Objective {
 class SftObjective final : public Objective {
  public:
   Coupling coupling() const override { return Coupling::token; }
-  std::optional<std::vector<float>> known_adjoint(const ObjectiveInput& input, int64_t tokens) const override;
+  std::optional<std::vector<float>> known_adjoint(const ObjectiveInput& input,
+                                                  int64_t tokens) const override;
   ObjectiveResult evaluate(const ObjectiveInput& input) const override;
 };
 

@@ -11,8 +11,8 @@
 
 namespace hone::models {
 
-// Frequencies are computed in fp32 as transformers does. llama3: "rope_type": "llama3" of Llama 3.1 and later.
-// linear: positions divided by factor.
+// Frequencies are computed in fp32 as transformers does. llama3: "rope_type": "llama3" of Llama 3.1
+// and later. linear: positions divided by factor.
 struct RopeScaling {
   enum class Type { none, linear, llama3 } type = Type::none;
   float factor = 1;
@@ -39,21 +39,23 @@ struct ModelConfig {
   RopeScaling rope_scaling;
   Activation activation = Activation::silu;
   bool tie_word_embeddings = false;
-  bool qkv_bias = false;         // q_proj, k_proj, v_proj
+  bool qkv_bias = false;            // q_proj, k_proj, v_proj
   bool attention_out_bias = false;  // o_proj
-  bool mlp_bias = false;         // gate_proj, up_proj, down_proj
-  bool qk_norm = false;          // RMSNorm over head_dim on q and k, before RoPE (Qwen3)
+  bool mlp_bias = false;            // gate_proj, up_proj, down_proj
+  bool qk_norm = false;             // RMSNorm over head_dim on q and k, before RoPE (Qwen3)
   double initializer_range = 0.02;
-  DType dtype = DType::f32;      // of the file, as config.json says; missing means fp32
+  DType dtype = DType::f32;            // of the file, as config.json says; missing means fp32
   std::vector<int32_t> eos_token_ids;  // generation_config.json, else config.json; may be empty
   std::optional<int32_t> bos_token_id;
-  std::vector<std::string> unknown_fields;  // of config.json, not known to be harmless; to be said once
+  std::vector<std::string>
+      unknown_fields;  // of config.json, not known to be harmless; to be said once
 };
 
-// Parses and checks a config.json text. source is named in errors. Throws UserError for an architecture, or a field that
-// would change the result and is not supported (a rope type, a sliding window that is on, an activation, ...),
-// for missing fields and for values that contradict each other. Reads both spellings that transformers writes
-// (rope_theta + rope_scaling, or rope_parameters; torch_dtype or dtype).
+// Parses and checks a config.json text. source is named in errors. Throws UserError for an
+// architecture, or a field that would change the result and is not supported (a rope type, a
+// sliding window that is on, an activation, ...), for missing fields and for values that contradict
+// each other. Reads both spellings that transformers writes (rope_theta + rope_scaling, or
+// rope_parameters; torch_dtype or dtype).
 ModelConfig parse_model_config(const std::string& json_text, const std::string& source);
 
 // Reads FOLDER/config.json and, where present, FOLDER/generation_config.json (eos ids only).

@@ -5,7 +5,8 @@
 namespace hone::models {
 
 Decoder::Decoder(const ModelConfig& c, ParamStore& store, Format format) : config_(c) {
-  layout_ = {.heads = c.num_attention_heads, .key_heads = c.num_key_value_heads, .head_dim = c.head_dim};
+  layout_ = {
+      .heads = c.num_attention_heads, .key_heads = c.num_key_value_heads, .head_dim = c.head_dim};
   embed_ = store.add({.name = "model.embed_tokens.weight",
                       .shape = {c.vocab_size, c.hidden_size},
                       .format = format,
@@ -15,7 +16,8 @@ Decoder::Decoder(const ModelConfig& c, ParamStore& store, Format format) : confi
   for (int64_t i = 0; i < c.num_hidden_layers; ++i) {
     const int unit = static_cast<int>(i) + 1;
     const std::string prefix = "model.layers." + std::to_string(i) + ".";
-    const auto linear = [&](const char* name, int64_t in, int64_t out, bool bias, Placement placement, const char* label) {
+    const auto linear = [&](const char* name, int64_t in, int64_t out, bool bias,
+                            Placement placement, const char* label) {
       return nn::add_linear(store, {.path = prefix + name,
                                     .in = in,
                                     .out = out,
@@ -30,18 +32,25 @@ Decoder::Decoder(const ModelConfig& c, ParamStore& store, Format format) : confi
     };
     Block b;
     b.input_norm = vector("input_layernorm", c.hidden_size);
-    b.q = linear("self_attn.q_proj", c.hidden_size, layout_.q_width(), c.qkv_bias, Placement::column, "attn.q");
-    b.k = linear("self_attn.k_proj", c.hidden_size, layout_.k_width(), c.qkv_bias, Placement::column, "attn.k");
-    b.v = linear("self_attn.v_proj", c.hidden_size, layout_.k_width(), c.qkv_bias, Placement::column, "attn.v");
+    b.q = linear("self_attn.q_proj", c.hidden_size, layout_.q_width(), c.qkv_bias,
+                 Placement::column, "attn.q");
+    b.k = linear("self_attn.k_proj", c.hidden_size, layout_.k_width(), c.qkv_bias,
+                 Placement::column, "attn.k");
+    b.v = linear("self_attn.v_proj", c.hidden_size, layout_.k_width(), c.qkv_bias,
+                 Placement::column, "attn.v");
     if (c.qk_norm) {
       b.q_norm = vector("self_attn.q_norm", c.head_dim);
       b.k_norm = vector("self_attn.k_norm", c.head_dim);
     }
-    b.o = linear("self_attn.o_proj", layout_.q_width(), c.hidden_size, c.attention_out_bias, Placement::row, "attn.o");
+    b.o = linear("self_attn.o_proj", layout_.q_width(), c.hidden_size, c.attention_out_bias,
+                 Placement::row, "attn.o");
     b.post_norm = vector("post_attention_layernorm", c.hidden_size);
-    b.gate = linear("mlp.gate_proj", c.hidden_size, c.intermediate_size, c.mlp_bias, Placement::column, "mlp.gate");
-    b.up = linear("mlp.up_proj", c.hidden_size, c.intermediate_size, c.mlp_bias, Placement::column, "mlp.up");
-    b.down = linear("mlp.down_proj", c.intermediate_size, c.hidden_size, c.mlp_bias, Placement::row, "mlp.down");
+    b.gate = linear("mlp.gate_proj", c.hidden_size, c.intermediate_size, c.mlp_bias,
+                    Placement::column, "mlp.gate");
+    b.up = linear("mlp.up_proj", c.hidden_size, c.intermediate_size, c.mlp_bias, Placement::column,
+                  "mlp.up");
+    b.down = linear("mlp.down_proj", c.intermediate_size, c.hidden_size, c.mlp_bias, Placement::row,
+                    "mlp.down");
     blocks_.push_back(std::move(b));
   }
   const int last = static_cast<int>(c.num_hidden_layers) + 1;
@@ -62,7 +71,8 @@ std::vector<nn::Linear*> Decoder::linears() {
   return all;
 }
 
-Tensor Decoder::block(Context& ctx, const Block& b, int layer, const StreamInputs& in, const Tensor& x) const {
+Tensor Decoder::block(Context& ctx, const Block& b, int layer, const StreamInputs& in,
+                      const Tensor& x) const {
   const double eps = config_.rms_norm_eps;
   const ops::LinearParams qkv_parts[] = {b.q.params, b.k.params, b.v.params};
   Tensor qkv;
@@ -79,8 +89,9 @@ Tensor Decoder::block(Context& ctx, const Block& b, int layer, const StreamInput
     const int64_t kw = layout_.k_width();
     const auto store = [&](const Tensor& cache, int64_t begin) {
       launch(ctx,
-             ScatterRowsDesc{
-                 .y = qkv.columns(begin, kw).view(), .rows = in.cache_rows.view(), .x = cache.merged().view()},
+             ScatterRowsDesc{.y = qkv.columns(begin, kw).view(),
+                             .rows = in.cache_rows.view(),
+                             .x = cache.merged().view()},
              "kv_cache");
     };
     store(k, layout_.q_width());

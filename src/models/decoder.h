@@ -1,4 +1,5 @@
-// A dense decoder-only transformer (Llama, Mistral, Qwen2, Qwen3): what differs between them is in ModelConfig.
+// A dense decoder-only transformer (Llama, Mistral, Qwen2, Qwen3): what differs between them is in
+// ModelConfig.
 #pragma once
 
 #include <vector>
@@ -19,7 +20,8 @@ struct Block {
 
 class Decoder {
  public:
-  // Registers every parameter with the store, in the given format, without a value. Units: 0 embedding, 1..L blocks, L + 1 final norm and head.
+  // Registers every parameter with the store, in the given format, without a value. Units: 0
+  // embedding, 1..L blocks, L + 1 final norm and head.
   Decoder(const ModelConfig& config, ParamStore& store, Format format);
 
   const ModelConfig& config() const { return config_; }
@@ -35,7 +37,8 @@ class Decoder {
   Tensor final_rows(Context& ctx, const Tensor& x, const Tensor& rows) const;
 
  private:
-  Tensor block(Context& ctx, const Block& b, int layer, const StreamInputs& in, const Tensor& x) const;
+  Tensor block(Context& ctx, const Block& b, int layer, const StreamInputs& in,
+               const Tensor& x) const;
 
   ModelConfig config_;
   ops::HeadLayout layout_;
@@ -43,7 +46,8 @@ class Decoder {
   std::vector<Block> blocks_;
 };
 
-// An empty cache of `pages` pages of 64 keys (contents undefined: attention reads only what was written).
+// An empty cache of `pages` pages of 64 keys (contents undefined: attention reads only what was
+// written).
 KvCache make_cache(Context& ctx, const ModelConfig& config, int64_t pages);
 
 }  // namespace hone::models

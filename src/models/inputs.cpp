@@ -8,27 +8,34 @@
 namespace hone::models {
 namespace {
 
-void upload_stream(Context& ctx, const ModelConfig& config, const Stream& stream, StreamInputs& in) {
+void upload_stream(Context& ctx, const ModelConfig& config, const Stream& stream,
+                   StreamInputs& in) {
   in.tokens = upload(ctx, std::span<const int32_t>(stream.tokens));
   const Tensor positions = upload(ctx, std::span<const int32_t>(stream.positions));
   const std::vector<float> freq = rope_inv_freq(config);
   const Tensor inv_freq = upload(ctx, std::span<const float>(freq));
   in.rope = ctx.empty(ctx.wide(), {stream.size(), config.head_dim});
-  launch(ctx, RopeTableDesc{.positions = positions.view(), .inv_freq = inv_freq.view(), .table = in.rope.view()}, "rope_table");
+  launch(ctx,
+         RopeTableDesc{
+             .positions = positions.view(), .inv_freq = inv_freq.view(), .table = in.rope.view()},
+         "rope_table");
   if (!ctx.training) return;
   std::vector<int64_t> ids(stream.tokens.size());
   for (const Segment& s : stream.segments) {
     for (int32_t i = 0; i < s.len; ++i) {
-      const auto w = random_words(ctx.seed, Purpose::dropout, s.key,
-                                  (static_cast<uint64_t>(ctx.step) << 32) | static_cast<uint32_t>(s.pos0 + i));
-      ids[static_cast<size_t>(s.begin + i)] = static_cast<int64_t>((static_cast<uint64_t>(w[0]) << 32) | w[1]);
+      const auto w =
+          random_words(ctx.seed, Purpose::dropout, s.key,
+                       (static_cast<uint64_t>(ctx.step) << 32) | static_cast<uint32_t>(s.pos0 + i));
+      ids[static_cast<size_t>(s.begin + i)] =
+          static_cast<int64_t>((static_cast<uint64_t>(w[0]) << 32) | w[1]);
     }
   }
   in.row_ids = upload(ctx, std::span<const int64_t>(ids));
 }
 
 // Blocks are added for all segments first: segments point into the finished vector.
-void point_segments(const Stream& stream, const std::vector<size_t>& first_block, ops::AttentionPlan& plan) {
+void point_segments(const Stream& stream, const std::vector<size_t>& first_block,
+                    ops::AttentionPlan& plan) {
   for (size_t i = 0; i < stream.segments.size(); ++i) {
     const Segment& s = stream.segments[i];
     plan.segments.push_back({.q_begin = s.begin,
@@ -46,7 +53,8 @@ std::vector<float> rope_inv_freq(const ModelConfig& config) {
   std::vector<float> f(static_cast<size_t>(d / 2));
   for (int64_t i = 0; i < d / 2; ++i) {
     const float exponent = static_cast<float>(2 * i) / static_cast<float>(d);
-    const float power = static_cast<float>(std::pow(config.rope_theta, static_cast<double>(exponent)));
+    const float power =
+        static_cast<float>(std::pow(config.rope_theta, static_cast<double>(exponent)));
     float inv = 1.0f / power;
     if (s.type == RopeScaling::Type::linear) inv /= s.factor;
     if (s.type == RopeScaling::Type::llama3) {
@@ -57,7 +65,8 @@ std::vector<float> rope_inv_freq(const ModelConfig& config) {
       if (wavelength > low_wavelength) {
         inv /= s.factor;
       } else if (wavelength >= high_wavelength) {
-        const float smooth = (old_length / wavelength - s.low_freq_factor) / (s.high_freq_factor - s.low_freq_factor);
+        const float smooth = (old_length / wavelength - s.low_freq_factor) /
+                             (s.high_freq_factor - s.low_freq_factor);
         inv = (1 - smooth) * (inv / s.factor) + smooth * inv;
       }
     }
@@ -73,7 +82,8 @@ StreamInputs make_inputs(Context& ctx, const ModelConfig& config, const Stream& 
   for (const Segment& s : stream.segments) {
     HONE_CHECK(s.parent == -1 && s.pos0 == 0, "a stream without a cache holds whole sequences");
     first.push_back(in.plan.blocks.size());
-    for (int32_t row = 0; row < s.len; row += kKeyBlock) in.plan.blocks.push_back({.row = s.begin + row});
+    for (int32_t row = 0; row < s.len; row += kKeyBlock)
+      in.plan.blocks.push_back({.row = s.begin + row});
   }
   point_segments(stream, first, in.plan);
   return in;

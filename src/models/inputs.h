@@ -8,17 +8,19 @@
 
 namespace hone::models {
 
-// Keys and values of running sequences, in pages of 64 rows: page p of a layer holds rows [64 p, 64 p + 64).
+// Keys and values of running sequences, in pages of 64 rows: page p of a layer holds rows [64 p, 64
+// p + 64).
 struct KvCache {
   std::vector<Tensor> k, v;  // a layer: [pages * 64, K, D]
 };
 
 struct StreamInputs {
-  Tensor tokens;      // [T] i32
-  Tensor rope;        // [T, head_dim] f32
-  Tensor row_ids;     // [T] i64, identities of (sample, step, position) for dropout
+  Tensor tokens;   // [T] i32
+  Tensor rope;     // [T, head_dim] f32
+  Tensor row_ids;  // [T] i64, identities of (sample, step, position) for dropout
   ops::AttentionPlan plan;
-  Tensor cache_rows;  // [T] i32: row of the cache each token's key and value go to; undefined without a cache
+  Tensor cache_rows;  // [T] i32: row of the cache each token's key and value go to; undefined
+                      // without a cache
   KvCache* cache = nullptr;
   StreamInputs() = default;
   StreamInputs(const StreamInputs&) = delete;  // the plan is pointed to
@@ -30,8 +32,8 @@ struct StreamInputs {
 // The plan of a stream whose segments attend to themselves only.
 StreamInputs make_inputs(Context& ctx, const ModelConfig& config, const Stream& stream);
 
-// The plan of a stream whose segments continue sequences held in a cache: segment i's keys lie on pages[i], in order, and include the
-// stream's own tokens (pos0 + len keys).
+// The plan of a stream whose segments continue sequences held in a cache: segment i's keys lie on
+// pages[i], in order, and include the stream's own tokens (pos0 + len keys).
 StreamInputs make_cached_inputs(Context& ctx, const ModelConfig& config, const Stream& stream,
                                 const std::vector<std::vector<int32_t>>& pages, KvCache& cache);
 

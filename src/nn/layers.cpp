@@ -15,7 +15,8 @@ Linear add_linear(ParamStore& store, const LinearSpec& spec) {
                                .format = spec.format,
                                .placement = spec.placement,
                                .unit = spec.unit});
-  if (spec.bias) l.params.bias = add_vector(store, spec.path + ".bias", spec.out, spec.unit, spec.format);
+  if (spec.bias)
+    l.params.bias = add_vector(store, spec.path + ".bias", spec.out, spec.unit, spec.format);
   return l;
 }
 
@@ -28,7 +29,8 @@ std::string lora_name(const std::string& path, char which) {
 }
 
 void add_lora(ParamStore& store, Linear& linear, const LoraSpec& spec) {
-  const Format format = store.spec(linear.params.weight).format == Format::f64 ? Format::f64 : Format::f32;
+  const Format format =
+      store.spec(linear.params.weight).format == Format::f64 ? Format::f64 : Format::f32;
   ops::Lora lora{.scale = spec.scale, .dropout = spec.dropout};
   const auto add = [&](char which, std::vector<int64_t> shape) {
     return store.add({.name = lora_name(linear.path, which),

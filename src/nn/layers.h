@@ -10,7 +10,8 @@
 
 namespace hone::nn {
 
-// A linear layer of the model: its Hugging Face path ("model.layers.0.mlp.up_proj") and its parameters.
+// A linear layer of the model: its Hugging Face path ("model.layers.0.mlp.up_proj") and its
+// parameters.
 struct Linear {
   std::string path;
   int64_t in = 0;
@@ -34,10 +35,11 @@ Linear add_linear(ParamStore& store, const LinearSpec& spec);
 
 struct LoraSpec {
   int64_t rank = 8;
-  float scale = 1;    // alpha / r, or alpha / sqrt(r) (rsLoRA, Kalajdzievski 2023)
+  float scale = 1;  // alpha / r, or alpha / sqrt(r) (rsLoRA, Kalajdzievski 2023)
   float dropout = 0;
 };
-// Registers the adapter's A [rank, in] and B [out, rank] under PEFT's names, trainable, fp32 (f64 where the store's base is f64).
+// Registers the adapter's A [rank, in] and B [out, rank] under PEFT's names, trainable, fp32 (f64
+// where the store's base is f64).
 void add_lora(ParamStore& store, Linear& linear, const LoraSpec& spec);
 
 // PEFT's name of an adapter tensor: "base_model.model." + path + ".lora_A.weight".
@@ -46,7 +48,8 @@ std::string lora_name(const std::string& path, char which);
 // Registers a 1-dim parameter.
 ParamId add_vector(ParamStore& store, const std::string& name, int64_t n, int unit, Format format);
 
-// Fills a LoRA pair as PEFT does: A uniform in ±1/sqrt(in) (kaiming_uniform with a = sqrt 5), B zero; a function of seed, name and element.
+// Fills a LoRA pair as PEFT does: A uniform in ±1/sqrt(in) (kaiming_uniform with a = sqrt 5), B
+// zero; a function of seed, name and element.
 void init_lora(ParamStore& store, const Linear& linear, uint64_t seed);
 
 }  // namespace hone::nn

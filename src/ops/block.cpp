@@ -22,7 +22,9 @@ Tensor embedding(Context& ctx, ParamId table, const Tensor& tokens) {
     const Tensor dy = tape.take(slot);
     if (!dy.defined()) return;
     tape.defer([c, table, tokens, dy] {
-      launch(*c, EmbeddingBackwardDesc{.tokens = tokens.view(), .dy = dy.view(), .dtable = c->params->grad(table).view()},
+      launch(*c,
+             EmbeddingBackwardDesc{
+                 .tokens = tokens.view(), .dy = dy.view(), .dtable = c->params->grad(table).view()},
              "embed dW");
     });
   });
@@ -35,15 +37,21 @@ Tensor rms_norm(Context& ctx, ParamId weight, double eps, const Tensor& x, const
   Tensor rstd;
   if (grad) rstd = ctx.empty(ctx.wide(), {x.dim(0)});
   launch(ctx,
-         RmsNormDesc{.x = x.view(), .weight = ctx.params->lease(weight).view(), .y = y.view(), .saved = rstd.view(), .eps = eps},
+         RmsNormDesc{.x = x.view(),
+                     .weight = ctx.params->lease(weight).view(),
+                     .y = y.view(),
+                     .saved = rstd.view(),
+                     .eps = eps},
          label);
   if (!grad) return y;
   y.set_slot(ctx.tape->new_slot());
   ctx.tape->record([c = &ctx, weight, x, rstd, slot = y.slot(), label](Tape& tape) {
     const Tensor dy = tape.take(slot);
     if (!dy.defined()) return;
-    RmsNormBackwardDesc d{
-        .x = x.view(), .weight = c->params->lease(weight).view(), .saved = rstd.view(), .dy = dy.view()};
+    RmsNormBackwardDesc d{.x = x.view(),
+                          .weight = c->params->lease(weight).view(),
+                          .saved = rstd.view(),
+                          .dy = dy.view()};
     GradTarget dx;
     if (x.requires_grad()) {
       dx = grad_target(*c, tape, x.slot(), x);
@@ -56,10 +64,12 @@ Tensor rms_norm(Context& ctx, ParamId weight, double eps, const Tensor& x, const
   return y;
 }
 
-Tensor qk_norm(Context& ctx, const HeadLayout& layout, ParamId q_weight, ParamId k_weight, double eps, const Tensor& qkv) {
+Tensor qk_norm(Context& ctx, const HeadLayout& layout, ParamId q_weight, ParamId k_weight,
+               double eps, const Tensor& qkv) {
   const int64_t rows = qkv.dim(0), qw = layout.q_width(), kw = layout.k_width();
   Tensor y = ctx.empty(qkv.dtype(), {rows, layout.width()});
-  const bool grad = ctx.tape != nullptr && (qkv.requires_grad() || trains(ctx, q_weight) || trains(ctx, k_weight));
+  const bool grad = ctx.tape != nullptr &&
+                    (qkv.requires_grad() || trains(ctx, q_weight) || trains(ctx, k_weight));
   struct Side {
     ParamId weight;
     int64_t begin, width, heads;
@@ -76,33 +86,39 @@ Tensor qk_norm(Context& ctx, const HeadLayout& layout, ParamId q_weight, ParamId
                        .eps = eps},
            "qk_norm");
   }
-  launch(ctx, ConvertDesc{.x = qkv.columns(qw + kw, kw).view(), .y = y.columns(qw + kw, kw).view()}, "qk_norm v");
+  launch(ctx, ConvertDesc{.x = qkv.columns(qw + kw, kw).view(), .y = y.columns(qw + kw, kw).view()},
+         "qk_norm v");
   if (!grad) return y;
   y.set_slot(ctx.tape->new_slot());
-  ctx.tape->record([c = &ctx, layout, q = sides[0], k = sides[1], qkv, slot = y.slot()](Tape& tape) {
-    Tensor dy = tape.take(slot);
-    if (!dy.defined()) return;
-    dy = exclusive(*c, std::move(dy));
-    for (const Side* s : {&q, &k}) {
-      const Tensor part = dy.columns(s->begin, s->width).heads(layout.head_dim);
-      RmsNormBackwardDesc d{.x = qkv.columns(s->begin, s->width).heads(layout.head_dim).view(),
-                            .weight = c->params->lease(s->weight).view(),
-                            .saved = s->rstd.view(),
-                            .dy = part.view(),
-                            .dx = part.view()};
-      if (trains(*c, s->weight)) d.dweight = c->params->grad(s->weight).view();
-      launch(*c, d, "qk_norm");
-    }
-    if (qkv.requires_grad()) add_grad(*c, tape, qkv.slot(), std::move(dy));
-  });
+  ctx.tape->record(
+      [c = &ctx, layout, q = sides[0], k = sides[1], qkv, slot = y.slot()](Tape& tape) {
+        Tensor dy = tape.take(slot);
+        if (!dy.defined()) return;
+        dy = exclusive(*c, std::move(dy));
+        for (const Side* s : {&q, &k}) {
+          const Tensor part = dy.columns(s->begin, s->width).heads(layout.head_dim);
+          RmsNormBackwardDesc d{.x = qkv.columns(s->begin, s->width).heads(layout.head_dim).view(),
+                                .weight = c->params->lease(s->weight).view(),
+                                .saved = s->rstd.view(),
+                                .dy = part.view(),
+                                .dx = part.view()};
+          if (trains(*c, s->weight)) d.dweight = c->params->grad(s->weight).view();
+          launch(*c, d, "qk_norm");
+        }
+        if (qkv.requires_grad()) add_grad(*c, tape, qkv.slot(), std::move(dy));
+      });
   return y;
 }
 
 Tensor rope(Context& ctx, const HeadLayout& layout, const Tensor& table, const Tensor& qkv) {
   const int64_t width = layout.q_width() + layout.k_width();
-  const auto rotate = [layout, width](Context& ctx, const Tensor& table, const Tensor& t, bool inverse) {
+  const auto rotate = [layout, width](Context& ctx, const Tensor& table, const Tensor& t,
+                                      bool inverse) {
     const Tensor heads = t.columns(0, width).heads(layout.head_dim);
-    launch(ctx, RopeDesc{.x = heads.view(), .table = table.view(), .y = heads.view(), .inverse = inverse}, "rope");
+    launch(
+        ctx,
+        RopeDesc{.x = heads.view(), .table = table.view(), .y = heads.view(), .inverse = inverse},
+        "rope");
   };
   rotate(ctx, table, qkv, false);
   Tensor y = qkv.detached();
@@ -118,8 +134,8 @@ Tensor rope(Context& ctx, const HeadLayout& layout, const Tensor& table, const T
   return y;
 }
 
-Tensor attention(Context& ctx, const HeadLayout& layout, const AttentionPlan& plan, const Tensor& qkv, const Tensor& k_cache,
-                 const Tensor& v_cache) {
+Tensor attention(Context& ctx, const HeadLayout& layout, const AttentionPlan& plan,
+                 const Tensor& qkv, const Tensor& k_cache, const Tensor& v_cache) {
   const int64_t rows = qkv.dim(0), qw = layout.q_width(), kw = layout.k_width();
   const bool grad = ctx.tape != nullptr && qkv.requires_grad();
   HONE_CHECK(!(grad && k_cache.defined()), "a cache has no gradient");
@@ -127,13 +143,14 @@ Tensor attention(Context& ctx, const HeadLayout& layout, const AttentionPlan& pl
   const auto heads = [&layout](const Tensor& t, int64_t begin, int64_t width) {
     return t.columns(begin, width).heads(layout.head_dim);
   };
-  AttentionDesc d{.q = heads(qkv, 0, qw).view(),
-                  .k = k_cache.defined() ? k_cache.view() : heads(qkv, qw, kw).view(),
-                  .v = v_cache.defined() ? v_cache.view() : heads(qkv, qw + kw, kw).view(),
-                  .out = out.heads(layout.head_dim).view(),
-                  .segments = plan.segments.data(),
-                  .num_segments = static_cast<int>(plan.segments.size()),
-                  .scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(layout.head_dim)))};
+  AttentionDesc d{
+      .q = heads(qkv, 0, qw).view(),
+      .k = k_cache.defined() ? k_cache.view() : heads(qkv, qw, kw).view(),
+      .v = v_cache.defined() ? v_cache.view() : heads(qkv, qw + kw, kw).view(),
+      .out = out.heads(layout.head_dim).view(),
+      .segments = plan.segments.data(),
+      .num_segments = static_cast<int>(plan.segments.size()),
+      .scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(layout.head_dim)))};
   Tensor saved;
   if (grad) {
     const auto spec_of = ctx.device->table.attention.saved;
@@ -151,8 +168,8 @@ Tensor attention(Context& ctx, const HeadLayout& layout, const AttentionPlan& pl
   if (!grad) return out;
   out.set_slot(ctx.tape->new_slot());
   // The plan belongs to the micro-batch and outlives the tape.
-  ctx.tape->record([c = &ctx, layout, plan = &plan, qkv, out = out.detached(), saved, scale = d.scale, in = qkv.slot(),
-                    slot = out.slot(), heads](Tape& tape) {
+  ctx.tape->record([c = &ctx, layout, plan = &plan, qkv, out = out.detached(), saved,
+                    scale = d.scale, in = qkv.slot(), slot = out.slot(), heads](Tape& tape) {
     const Tensor dout = tape.take(slot);
     if (!dout.defined()) return;
     const int64_t qw = layout.q_width(), kw = layout.k_width();
@@ -179,7 +196,11 @@ Tensor attention(Context& ctx, const HeadLayout& layout, const AttentionPlan& pl
 Tensor swiglu(Context& ctx, const Tensor& gate_up) {
   const int64_t rows = gate_up.dim(0), f = gate_up.dim(1) / 2;
   Tensor y = ctx.empty(gate_up.dtype(), {rows, f});
-  launch(ctx, SwigluDesc{.gate = gate_up.columns(0, f).view(), .up = gate_up.columns(f, f).view(), .y = y.view()}, "swiglu");
+  launch(
+      ctx,
+      SwigluDesc{
+          .gate = gate_up.columns(0, f).view(), .up = gate_up.columns(f, f).view(), .y = y.view()},
+      "swiglu");
   if (ctx.tape == nullptr || !gate_up.requires_grad()) return y;
   y.set_slot(ctx.tape->new_slot());
   ctx.tape->record([c = &ctx, gate_up, f, slot = y.slot()](Tape& tape) {

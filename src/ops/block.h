@@ -1,4 +1,5 @@
-// The other pieces of a decoder block. Legend: T rows, H query heads, K key heads, D head dim, F intermediate size.
+// The other pieces of a decoder block. Legend: T rows, H query heads, K key heads, D head dim, F
+// intermediate size.
 #pragma once
 
 #include <vector>
@@ -24,7 +25,8 @@ struct HeadLayout {
 };
 
 // RMSNorm of every q and k head (Qwen3); v is passed through. Returns a new [T, width].
-Tensor qk_norm(Context& ctx, const HeadLayout& layout, ParamId q_weight, ParamId k_weight, double eps, const Tensor& qkv);
+Tensor qk_norm(Context& ctx, const HeadLayout& layout, ParamId q_weight, ParamId k_weight,
+               double eps, const Tensor& qkv);
 
 // Rotates the q and k heads in place; table [T, D] as of RopeTableDesc.
 Tensor rope(Context& ctx, const HeadLayout& layout, const Tensor& table, const Tensor& qkv);
@@ -35,10 +37,10 @@ struct AttentionPlan {
   std::vector<AttentionSegment> segments;  // point into blocks: don't resize it any more
 };
 
-// Causal attention of the stream's q on keys and values: the stream's own rows of qkv where k_cache is undefined, else the rows of the caches
-// [S, K, D] (inference only). Returns [T, H*D].
-Tensor attention(Context& ctx, const HeadLayout& layout, const AttentionPlan& plan, const Tensor& qkv, const Tensor& k_cache = {},
-                 const Tensor& v_cache = {});
+// Causal attention of the stream's q on keys and values: the stream's own rows of qkv where k_cache
+// is undefined, else the rows of the caches [S, K, D] (inference only). Returns [T, H*D].
+Tensor attention(Context& ctx, const HeadLayout& layout, const AttentionPlan& plan,
+                 const Tensor& qkv, const Tensor& k_cache = {}, const Tensor& v_cache = {});
 
 // silu(gate) * up of gate_up [T, 2F] -> [T, F].
 Tensor swiglu(Context& ctx, const Tensor& gate_up);

@@ -7,7 +7,8 @@ Tensor gather_rows(Context& ctx, const Tensor& x, const Tensor& rows) {
   launch(ctx, GatherRowsDesc{.x = x.view(), .rows = rows.view(), .y = y.view()}, "gather");
   if (ctx.tape == nullptr || !x.requires_grad()) return y;
   y.set_slot(ctx.tape->new_slot());
-  ctx.tape->record([c = &ctx, rows, slot = y.slot(), in = x.slot(), t = x.dim(0), d = x.dim(1), dtype = x.dtype()](Tape& tape) {
+  ctx.tape->record([c = &ctx, rows, slot = y.slot(), in = x.slot(), t = x.dim(0), d = x.dim(1),
+                    dtype = x.dtype()](Tape& tape) {
     const Tensor dy = tape.take(slot);
     if (!dy.defined()) return;
     const bool first = !tape.grad(in).defined();
@@ -16,12 +17,16 @@ Tensor gather_rows(Context& ctx, const Tensor& x, const Tensor& rows) {
       launch(*c, ZeroDesc{.x = tape.grad(in).view()}, "gather dx");
     }
     const GradTarget dx = grad_target(*c, tape, in, tape.grad(in));
-    launch(*c, ScatterRowsDesc{.y = dy.view(), .rows = rows.view(), .x = dx.grad.view(), .accumulate = !first}, "gather dx");
+    launch(*c,
+           ScatterRowsDesc{
+               .y = dy.view(), .rows = rows.view(), .x = dx.grad.view(), .accumulate = !first},
+           "gather dx");
   });
   return y;
 }
 
-TokenLogprobs token_logprobs(Context& ctx, ParamId weight, const Tensor& x, const Tensor& targets, const HeadOptions& o) {
+TokenLogprobs token_logprobs(Context& ctx, ParamId weight, const Tensor& x, const Tensor& targets,
+                             const HeadOptions& o) {
   const int64_t rows = x.dim(0);
   const bool train_weight = ctx.params->spec(weight).trainable;
   const bool grad = ctx.tape != nullptr && (x.requires_grad() || train_weight);
@@ -39,8 +44,9 @@ TokenLogprobs token_logprobs(Context& ctx, ParamId weight, const Tensor& x, cons
              .entropy = out.entropy.view(),
              .saved = lse.view(),
              .logits = o.logits.view()};
-  const auto backward = [x, targets, inv_temperature = o.inv_temperature, lse, weight, train_weight](
-                            Context& ctx, Tape& tape, const Tensor& dlogprob, const Tensor& entropy, const Tensor& dentropy) {
+  const auto backward = [x, targets, inv_temperature = o.inv_temperature, lse, weight,
+                         train_weight](Context& ctx, Tape& tape, const Tensor& dlogprob,
+                                       const Tensor& entropy, const Tensor& dentropy) {
     HeadBackwardDesc b{.x = x.view(),
                        .weight = ctx.params->lease(weight).weight(),
                        .targets = targets.view(),
@@ -90,7 +96,9 @@ TokenLogprobs token_logprobs(Context& ctx, ParamId weight, const Tensor& x, cons
 Logits head_logits(Context& ctx, ParamId weight, const Tensor& x) {
   const WeightView w = ctx.params->lease(weight).weight();
   Logits out{ctx.empty(ctx.wide(), {x.dim(0), w.rows}), ctx.empty(DType::f64, {x.dim(0)})};
-  launch(ctx, HeadDesc{.x = x.view(), .weight = w, .saved = out.lse.view(), .logits = out.logits.view()}, "head");
+  launch(ctx,
+         HeadDesc{.x = x.view(), .weight = w, .saved = out.lse.view(), .logits = out.logits.view()},
+         "head");
   return out;
 }
 

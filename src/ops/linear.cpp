@@ -13,9 +13,13 @@ struct Part {
   Tensor z;  // scale * dropout(x) Aᵀ [T, R]
 };
 
-bool lora_on(const Context& ctx, const LinearParams& p) { return ctx.adapters && p.lora.has_value(); }
+bool lora_on(const Context& ctx, const LinearParams& p) {
+  return ctx.adapters && p.lora.has_value();
+}
 
-bool drops(const Context& ctx, const LinearParams& p) { return ctx.training && p.lora->dropout > 0; }
+bool drops(const Context& ctx, const LinearParams& p) {
+  return ctx.training && p.lora->dropout > 0;
+}
 
 Tensor dropped(Context& ctx, const LinearParams& p, const Tensor& x, const Tensor& row_ids) {
   if (!drops(ctx, p)) return x;
@@ -31,10 +35,13 @@ Tensor dropped(Context& ctx, const LinearParams& p, const Tensor& x, const Tenso
   return y;
 }
 
-bool trains(const Context& ctx, ParamId id) { return id != kNoParam && ctx.params->spec(id).trainable; }
+bool trains(const Context& ctx, ParamId id) {
+  return id != kNoParam && ctx.params->spec(id).trainable;
+}
 
 // dW, dbias, dA, dB of one part.
-void weight_gradients(Context& ctx, const Part& part, const Tensor& x, const Tensor& row_ids, const Tensor& dy, const Tensor& dz) {
+void weight_gradients(Context& ctx, const Part& part, const Tensor& x, const Tensor& row_ids,
+                      const Tensor& dy, const Tensor& dz) {
   const LinearParams& p = part.params;
   const bool weight = trains(ctx, p.weight), bias = trains(ctx, p.bias);
   if (weight || bias) {
@@ -58,10 +65,12 @@ void weight_gradients(Context& ctx, const Part& part, const Tensor& x, const Ten
 }
 
 // dx (+)= dy W + dz A over all parts, summed in fp32 and rounded once.
-void input_gradient(Context& ctx, const std::vector<Part>& parts, const std::vector<Tensor>& dys, const std::vector<Tensor>& dzs,
-                    const Tensor& row_ids, const GradTarget& target) {
+void input_gradient(Context& ctx, const std::vector<Part>& parts, const std::vector<Tensor>& dys,
+                    const std::vector<Tensor>& dzs, const Tensor& row_ids,
+                    const GradTarget& target) {
   bool any_dropout = false;
-  for (const Part& part : parts) any_dropout |= lora_on(ctx, part.params) && drops(ctx, part.params);
+  for (const Part& part : parts)
+    any_dropout |= lora_on(ctx, part.params) && drops(ctx, part.params);
   const bool direct = parts.size() == 1 && !any_dropout;
   Tensor sum = target.grad;
   if (!direct && sum.dtype() != ctx.wide()) {
@@ -76,7 +85,10 @@ void input_gradient(Context& ctx, const std::vector<Part>& parts, const std::vec
     const bool lora = dzs[i].defined(), masked = lora && drops(ctx, p);
     // The last product of an undropped group rounds straight into dx.
     const bool final = !any_dropout && i + 1 == parts.size();
-    GemmDesc d{.op = GemmOp::nn, .x = dys[i].view(), .weights = &weight, .y = final ? target.grad.view() : sum.view()};
+    GemmDesc d{.op = GemmOp::nn,
+               .x = dys[i].view(),
+               .weights = &weight,
+               .y = final ? target.grad.view() : sum.view()};
     if (has_value) d.add = sum.view();
     WeightView a;
     if (lora && !masked) {
@@ -89,7 +101,8 @@ void input_gradient(Context& ctx, const std::vector<Part>& parts, const std::vec
     if (masked) {
       Tensor dxd = ctx.empty(ctx.wide(), {sum.dim(0), sum.dim(1)});
       const WeightView wa = ctx.params->lease(p.lora->a).weight();
-      launch(ctx, GemmDesc{.op = GemmOp::nn, .x = dzs[i].view(), .weights = &wa, .y = dxd.view()}, "lora dx");
+      launch(ctx, GemmDesc{.op = GemmOp::nn, .x = dzs[i].view(), .weights = &wa, .y = dxd.view()},
+             "lora dx");
       launch(ctx,
              DropoutDesc{.x = dxd.view(),
                          .y = sum.view(),
@@ -110,8 +123,8 @@ void input_gradient(Context& ctx, const std::vector<Part>& parts, const std::vec
 
 }  // namespace
 
-Tensor linear(Context& ctx, std::span<const LinearParams> parts, const Tensor& x, const Tensor& add, const Tensor& row_ids,
-              bool last) {
+Tensor linear(Context& ctx, std::span<const LinearParams> parts, const Tensor& x, const Tensor& add,
+              const Tensor& row_ids, bool last) {
   HONE_CHECK(!add.defined() || parts.size() == 1);
   const int64_t rows = x.dim(0);
   int64_t width = 0;
@@ -134,7 +147,9 @@ Tensor linear(Context& ctx, std::span<const LinearParams> parts, const Tensor& x
       const Tensor xd = dropped(ctx, p, x, row_ids);
       const WeightView a = ctx.params->lease(p.lora->a).weight();
       part.z = ctx.empty(ctx.wide(), {rows, a.rows});
-      launch(ctx, GemmDesc{.x = xd.view(), .weights = &a, .y = part.z.view(), .alpha = p.lora->scale}, "lora z");
+      launch(ctx,
+             GemmDesc{.x = xd.view(), .weights = &a, .y = part.z.view(), .alpha = p.lora->scale},
+             "lora z");
       b = ctx.params->lease(p.lora->b).weight();
     }
     if (skip_value) continue;
@@ -157,8 +172,9 @@ Tensor linear(Context& ctx, std::span<const LinearParams> parts, const Tensor& x
     // Only gradients pass through: keep no activations.
     for (Part& part : saved) part.z = Tensor();
   }
-  ctx.tape->record([c = &ctx, saved = std::move(saved), x = any_trains ? x : Tensor(), x_slot = x.slot(), x_dtype = x.dtype(),
-                    in = x.dim(1), row_ids, any_trains, y_slot = y.slot(), add_slot](Tape& tape) {
+  ctx.tape->record([c = &ctx, saved = std::move(saved), x = any_trains ? x : Tensor(),
+                    x_slot = x.slot(), x_dtype = x.dtype(), in = x.dim(1), row_ids, any_trains,
+                    y_slot = y.slot(), add_slot](Tape& tape) {
     Context& ctx = *c;
     const Tensor dy = tape.take(y_slot);
     if (!dy.defined()) return;
@@ -172,7 +188,11 @@ Tensor linear(Context& ctx, std::span<const LinearParams> parts, const Tensor& x
         const WeightView b = ctx.params->lease(p.lora->b).weight();
         dz = ctx.empty(ctx.wide(), {dy.dim(0), b.cols});
         launch(ctx,
-               GemmDesc{.op = GemmOp::nn, .x = dys.back().view(), .weights = &b, .y = dz.view(), .alpha = p.lora->scale},
+               GemmDesc{.op = GemmOp::nn,
+                        .x = dys.back().view(),
+                        .weights = &b,
+                        .y = dz.view(),
+                        .alpha = p.lora->scale},
                "lora dz");
       }
       dzs.push_back(std::move(dz));
@@ -190,7 +210,8 @@ Tensor linear(Context& ctx, std::span<const LinearParams> parts, const Tensor& x
     }
     if (!any_trains) return;
     tape.defer([c, saved, dys, dzs, x, row_ids] {
-      for (size_t i = 0; i < saved.size(); ++i) weight_gradients(*c, saved[i], x, row_ids, dys[i], dzs[i]);
+      for (size_t i = 0; i < saved.size(); ++i)
+        weight_gradients(*c, saved[i], x, row_ids, dys[i], dzs[i]);
     });
   });
   return y;

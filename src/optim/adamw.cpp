@@ -35,7 +35,8 @@ AdamW::AdamW(Context& ctx, const AdamWOptions& options) : options_(options) {
     launch(ctx, ZeroDesc{.x = e.exp_avg_sq.view()}, "optimizer init");
     if (spec.format != Format::f32) {
       e.master = state_like(ctx, spec);
-      launch(ctx, ConvertDesc{.x = flat(ctx.params->value(id).view()), .y = e.master.view()}, "optimizer init");
+      launch(ctx, ConvertDesc{.x = flat(ctx.params->value(id).view()), .y = e.master.view()},
+             "optimizer init");
     }
     entries_.push_back(std::move(e));
   }
@@ -73,7 +74,8 @@ std::vector<OptimizerState> AdamW::states() const {
 void AdamW::restored(Context& ctx) {
   for (const Entry& e : entries_) {
     if (!e.master.defined()) continue;
-    launch(ctx, ConvertDesc{.x = e.master.view(), .y = flat(ctx.params->value(e.param).view())}, "restore");
+    launch(ctx, ConvertDesc{.x = e.master.view(), .y = flat(ctx.params->value(e.param).view())},
+           "restore");
   }
 }
 
@@ -81,7 +83,8 @@ double gradient_norm(Context& ctx) {
   const Tensor sum = ctx.empty(DType::f64, {1}, MemoryKind::workspace);
   launch(ctx, ZeroDesc{.x = sum.view()}, "grad norm");
   for (const ParamId id : ctx.params->trainable()) {
-    launch(ctx, SumSquaresDesc{.x = flat(ctx.params->grad(id).view()), .out = sum.view()}, "grad norm");
+    launch(ctx, SumSquaresDesc{.x = flat(ctx.params->grad(id).view()), .out = sum.view()},
+           "grad norm");
   }
   return std::sqrt(read(ctx, sum, 1.0)[0]);
 }
@@ -103,9 +106,12 @@ double learning_rate(Schedule schedule, double base, int64_t s, int64_t total, i
   const double span = static_cast<double>(std::max<int64_t>(1, total - warmup));
   const double done = static_cast<double>(s - warmup) / span;
   switch (schedule) {
-    case Schedule::cosine: return base * (0.1 + 0.45 * (1 + std::cos(std::numbers::pi * done)));
-    case Schedule::linear: return base * std::max(0.0, 1 - done);
-    case Schedule::constant: return base;
+    case Schedule::cosine:
+      return base * (0.1 + 0.45 * (1 + std::cos(std::numbers::pi * done)));
+    case Schedule::linear:
+      return base * std::max(0.0, 1 - done);
+    case Schedule::constant:
+      return base;
   }
   return base;
 }

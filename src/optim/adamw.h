@@ -1,4 +1,5 @@
-// AdamW over the trainable parameters of a store, learning-rate schedules, and global-norm clipping.
+// AdamW over the trainable parameters of a store, learning-rate schedules, and global-norm
+// clipping.
 #pragma once
 
 #include <string>
@@ -18,7 +19,8 @@ struct AdamWOptions {
   bool decay_bias = true;  // false: no decay on biases
 };
 
-// One state tensor of a parameter, for checkpoints: "exp_avg", "exp_avg_sq", "master" (fp32 value of a bf16 parameter).
+// One state tensor of a parameter, for checkpoints: "exp_avg", "exp_avg_sq", "master" (fp32 value
+// of a bf16 parameter).
 struct OptimizerState {
   ParamId param;
   std::string_view kind;
@@ -27,7 +29,8 @@ struct OptimizerState {
 
 class AdamW {
  public:
-  // Allocates the state of every trainable parameter: zeros, and masters filled from the parameters' values.
+  // Allocates the state of every trainable parameter: zeros, and masters filled from the
+  // parameters' values.
   AdamW(Context& ctx, const AdamWOptions& options);
 
   // One update from the store's gradients, each multiplied by grad_scale. step counts from 1.
@@ -53,8 +56,8 @@ double clip_scale(double norm, double max_norm);
 
 enum class Schedule { cosine, linear, constant };
 Schedule parse_schedule(std::string_view name);  // UserError
-// The rate of step s from 0 of `total`: base (s+1)/warmup while s < warmup; then cosine base (0.1 + 0.45 (1 + cos(pi (s-W)/(S-W)))), or linear
-// from base to 0, or constant.
+// The rate of step s from 0 of `total`: base (s+1)/warmup while s < warmup; then cosine base (0.1 +
+// 0.45 (1 + cos(pi (s-W)/(S-W)))), or linear from base to 0, or constant.
 double learning_rate(Schedule schedule, double base, int64_t s, int64_t total, int64_t warmup);
 
 }  // namespace hone::optim

@@ -68,7 +68,10 @@ class Bench {
         pool_(o.threads > 0 ? o.threads : available_threads()),
         isa_(cpu::choose_isa()),
         config_(models::load_model_config(o.pretrained)) {
-    device_ = {.table = cpu::kernel_table(isa_), .props = cpu::device_props(pool_.size()), .arena = &arena_, .pool = &pool_};
+    device_ = {.table = cpu::kernel_table(isa_),
+               .props = cpu::device_props(pool_.size()),
+               .arena = &arena_,
+               .pool = &pool_};
     ctx_.device = &device_;
     ctx_.params = &params_;
     ctx_.dtype = o.dtype;
@@ -76,7 +79,8 @@ class Bench {
   }
 
   BenchResult run() {
-    print_(fmt::format("path {}, {} threads, {}", cpu::isa_name(isa_), pool_.size(), dtype_name(o_.dtype)));
+    print_(fmt::format("path {}, {} threads, {}", cpu::isa_name(isa_), pool_.size(),
+                       dtype_name(o_.dtype)));
     r_.rates.bandwidth = bandwidth();
     print_(fmt::format("memory read            {:>8.1f} GB/s", r_.rates.bandwidth / 1e9));
     for (const DType t : {DType::f32, DType::bf16}) products(t);
@@ -112,13 +116,19 @@ class Bench {
   // The rate over one block's products, weighted as a step has them.
   void products(DType t) {
     const int64_t d = config_.hidden_size, f = config_.intermediate_size;
-    const int64_t q = config_.num_attention_heads * config_.head_dim, k = config_.num_key_value_heads * config_.head_dim;
-    const Shape shapes[] = {{"attn.q", q, d}, {"attn.k", k, d}, {"attn.o", d, q}, {"mlp.gate", f, d}, {"mlp.down", d, f}};
+    const int64_t q = config_.num_attention_heads * config_.head_dim,
+                  k = config_.num_key_value_heads * config_.head_dim;
+    const Shape shapes[] = {{"attn.q", q, d},
+                            {"attn.k", k, d},
+                            {"attn.o", d, q},
+                            {"mlp.gate", f, d},
+                            {"mlp.down", d, f}};
     const int counts[] = {1, 2, 1, 2, 1};
     double flops = 0, seconds = 0;
     for (size_t i = 0; i < std::size(shapes); ++i) {
       const auto& [name, out, in] = shapes[i];
-      const Tensor x = ctx_.empty(t, {o_.tokens, in}), w = ctx_.empty(t, {out, in}), y = ctx_.empty(t, {o_.tokens, out});
+      const Tensor x = ctx_.empty(t, {o_.tokens, in}), w = ctx_.empty(t, {out, in}),
+                   y = ctx_.empty(t, {o_.tokens, out});
       fill_random(x, 1, 1);
       fill_random(w, 0.05, 2);
       fill_random(y, 1, 3);
@@ -133,23 +143,27 @@ class Bench {
       fill_random(y, 1, 3);
       const GemmDesc backward{.op = GemmOp::nn, .x = y.view(), .weights = &weight, .y = x.view()};
       const double nn = best_seconds([&] { launch(ctx_, backward); }, 0.15);
-      print_(fmt::format("{} {:<9} {:>5} x {:>5}  forward {:>7.0f} GFLOP/s, input gradient {:>7.0f}", dtype_name(t), name, out, in,
-                         work / nt / 1e9, work / nn / 1e9));
+      print_(
+          fmt::format("{} {:<9} {:>5} x {:>5}  forward {:>7.0f} GFLOP/s, input gradient {:>7.0f}",
+                      dtype_name(t), name, out, in, work / nt / 1e9, work / nn / 1e9));
       flops += counts[i] * 2 * work;
       seconds += counts[i] * (nt + nn);
     }
     (t == DType::bf16 ? r_.rates.gemm_bf16 : r_.rates.gemm_fp32) = flops / seconds;
-    print_(fmt::format("{} products of a block together {:.0f} GFLOP/s", dtype_name(t), flops / seconds / 1e9));
+    print_(fmt::format("{} products of a block together {:.0f} GFLOP/s", dtype_name(t),
+                       flops / seconds / 1e9));
   }
 
   void step() {
     models::Decoder decoder(config_, params_, o_.dtype == DType::bf16 ? Format::bf16 : Format::f32);
     if (o_.lora_rank > 0) {
-      for (nn::Linear* l : decoder.linears()) nn::add_lora(params_, *l, {.rank = o_.lora_rank, .scale = 2});
+      for (nn::Linear* l : decoder.linears())
+        nn::add_lora(params_, *l, {.rank = o_.lora_rank, .scale = 2});
     }
     for (ParamId id = 0; id < params_.count(); ++id) {
       if (o_.lora_rank == 0) params_.set_trainable(id, true);
-      fill_random(params_.own(id, arena_), params_.spec(id).shape.size() == 1 ? 1 : 0.02, static_cast<uint64_t>(id));
+      fill_random(params_.own(id, arena_), params_.spec(id).shape.size() == 1 ? 1 : 0.02,
+                  static_cast<uint64_t>(id));
     }
     params_.allocate_gradients(arena_);
     optim::AdamW adamw(ctx_, {});
@@ -157,7 +171,8 @@ class Bench {
     const double tokens = static_cast<double>(mb.stream.size());
     const auto one = [&] {
       train::zero_gradients(ctx_);
-      train::forward_backward(ctx_, decoder, loss::SftObjective(), {&mb, 1}, static_cast<int64_t>(mb.targets.size()));
+      train::forward_backward(ctx_, decoder, loss::SftObjective(), {&mb, 1},
+                              static_cast<int64_t>(mb.targets.size()));
       optim::gradient_norm(ctx_);
       adamw.step(ctx_, 1e-5, 1.0, 1);
     };
@@ -182,9 +197,12 @@ class Bench {
     r_.tokens = mb.stream.size();
     r_.step_seconds = best_span;
     r_.fraction = r_.product_flops / best_span / rate;
-    print_(fmt::format("step: {:.0f} tokens in {:.3f} s = {:.0f} tokens/s; {:.2f} GFLOP of products a token: {:.0f} GFLOP/s over the whole step, "
-                       "{:.2f} of the machine's rate on these shapes", tokens, best_span, tokens / best_span,
-                       r_.product_flops / tokens / 1e9, r_.product_flops / best_span / 1e9, r_.fraction));
+    print_(
+        fmt::format("step: {:.0f} tokens in {:.3f} s = {:.0f} tokens/s; {:.2f} GFLOP of products a "
+                    "token: {:.0f} GFLOP/s over the whole step, "
+                    "{:.2f} of the machine's rate on these shapes",
+                    tokens, best_span, tokens / best_span, r_.product_flops / tokens / 1e9,
+                    r_.product_flops / best_span / 1e9, r_.fraction));
     if (!o_.trace.empty()) io::write_file_atomically(o_.trace, best.chrome_trace());
   }
 
@@ -226,8 +244,10 @@ class Bench {
 
 }  // namespace
 
-BenchResult run_bench(const BenchOptions& options, const std::function<void(const std::string&)>& print) {
-  if (options.tokens < 1 || options.length < 2) user_error("tokens", "use at least 1 token and sequences of at least 2");
+BenchResult run_bench(const BenchOptions& options,
+                      const std::function<void(const std::string&)>& print) {
+  if (options.tokens < 1 || options.length < 2)
+    user_error("tokens", "use at least 1 token and sequences of at least 2");
   return Bench(options, print).run();
 }
 

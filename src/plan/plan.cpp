@@ -10,9 +10,11 @@
 namespace hone::plan {
 namespace {
 
-// Resident size of the program itself with its libraries, thread stacks and heap (measured on Debian 12, see docs/performance.md).
+// Resident size of the program itself with its libraries, thread stacks and heap (measured on
+// Debian 12, see docs/performance.md).
 constexpr size_t kProgramBytes = size_t{30} << 20;
-// Heap per byte of tokenizer.json (vocabulary, merges and their tables) and the loader's look-ahead.
+// Heap per byte of tokenizer.json (vocabulary, merges and their tables) and the loader's
+// look-ahead.
 constexpr double kTokenizerFactor = 12.0;
 constexpr size_t kPipelineBytes = size_t{16} << 20;
 
@@ -20,7 +22,8 @@ constexpr size_t kPipelineBytes = size_t{16} << 20;
 class CostObserver final : public Observer {
  public:
   void before(KernelId id, const char*, const Cost& cost) override {
-    const bool gemm = id == KernelId::gemm || id == KernelId::gemm_dw || id == KernelId::head || id == KernelId::head_backward;
+    const bool gemm = id == KernelId::gemm || id == KernelId::gemm_dw || id == KernelId::head ||
+                      id == KernelId::head_backward;
     (gemm ? gemm_flops : other_flops) += cost.flops;
     bytes += cost.bytes;
     if (gemm) {
@@ -33,7 +36,8 @@ class CostObserver final : public Observer {
   double gemm_flops = 0, other_flops = 0, bytes = 0, gemm_bytes = 0, other_bytes = 0;
 };
 
-// A micro-batch of `tokens` computed tokens in sequences of at most `length`, every one of them labelled.
+// A micro-batch of `tokens` computed tokens in sequences of at most `length`, every one of them
+// labelled.
 data::MicroBatch full_micro_batch(int64_t tokens, int64_t length) {
   data::MicroBatch mb;
   int64_t left = tokens;
@@ -41,7 +45,8 @@ data::MicroBatch full_micro_batch(int64_t tokens, int64_t length) {
     const int64_t n = std::min(left, length);
     const auto segment = static_cast<int32_t>(mb.stream.segments.size());
     const int32_t begin = static_cast<int32_t>(mb.stream.size());
-    mb.stream.append(std::vector<int32_t>(static_cast<size_t>(n), 0), static_cast<uint64_t>(segment));
+    mb.stream.append(std::vector<int32_t>(static_cast<size_t>(n), 0),
+                     static_cast<uint64_t>(segment));
     mb.samples.push_back(segment);
     for (int64_t i = 0; i < n; ++i) {
       mb.rows.push_back(begin + static_cast<int32_t>(i));
@@ -63,7 +68,8 @@ size_t tokenizer_bytes(const std::filesystem::path& folder) {
 
 size_t state_bytes(io::LoadedModel& model) {
   size_t n = 0;
-  for (const ParamId id : model.params().trainable()) n += static_cast<size_t>(model.params().spec(id).numel()) * 12;
+  for (const ParamId id : model.params().trainable())
+    n += static_cast<size_t>(model.params().spec(id).numel()) * 12;
   return n;
 }
 
@@ -80,7 +86,8 @@ Plan run_plan(const train::SftOptions& o, int64_t tokens, bool recompute) {
   Plan p;
   p.micro_batch_tokens = tokens;
   p.recompute = recompute;
-  io::LoadedModel model({.folder = o.pretrained, .dtype = o.dtype, .threads = o.threads, .meta = true});
+  io::LoadedModel model(
+      {.folder = o.pretrained, .dtype = o.dtype, .threads = o.threads, .meta = true});
   train::set_up_tuning(model, o);
   model.load();
   Context ctx = model.context();
@@ -133,8 +140,9 @@ Plan run_plan(const train::SftOptions& o, int64_t tokens, bool recompute) {
   if (const auto rates = load_machine_rates()) {
     const double rate = model.dtype() == DType::bf16 ? rates->gemm_bf16 : rates->gemm_fp32;
     if (rate > 0 && rates->bandwidth > 0) {
-      const double seconds = std::max(pass.gemm_flops / rate, pass.gemm_bytes / rates->bandwidth) +
-                             std::max(pass.other_flops / rates->gemm_fp32, pass.other_bytes / rates->bandwidth);
+      const double seconds =
+          std::max(pass.gemm_flops / rate, pass.gemm_bytes / rates->bandwidth) +
+          std::max(pass.other_flops / rates->gemm_fp32, pass.other_bytes / rates->bandwidth);
       p.seconds_per_token = seconds / p.tokens_per_micro_batch;
     }
   }
@@ -155,7 +163,8 @@ size_t Plan::peak() const {
 
 Plan plan_sft(const train::SftOptions& o) {
   train::check_options(o);
-  return run_plan(o, o.micro_batch_tokens > 0 ? o.micro_batch_tokens : kDefaultTokens, o.grad_checkpoint);
+  return run_plan(o, o.micro_batch_tokens > 0 ? o.micro_batch_tokens : kDefaultTokens,
+                  o.grad_checkpoint);
 }
 
 train::SftOptions fit_memory(const train::SftOptions& options) {
@@ -169,9 +178,11 @@ train::SftOptions fit_memory(const train::SftOptions& options) {
   };
   train::SftOptions chosen = options;
   size_t least = ~size_t{0}, peak = 0;
-  const std::vector<bool> policies = options.grad_checkpoint ? std::vector<bool>{true} : std::vector<bool>{false, true};
-  const std::vector<int64_t> sizes =
-      options.micro_batch_tokens > 0 ? std::vector<int64_t>{options.micro_batch_tokens} : std::vector<int64_t>{2048, 1024, 512, 256};
+  const std::vector<bool> policies =
+      options.grad_checkpoint ? std::vector<bool>{true} : std::vector<bool>{false, true};
+  const std::vector<int64_t> sizes = options.micro_batch_tokens > 0
+                                         ? std::vector<int64_t>{options.micro_batch_tokens}
+                                         : std::vector<int64_t>{2048, 1024, 512, 256};
   for (const bool recompute : policies) {
     int64_t tried = -1;
     for (const int64_t tokens : sizes) {
@@ -185,10 +196,14 @@ train::SftOptions fit_memory(const train::SftOptions& options) {
       return chosen;
     }
   }
-  user_error("memory", "{:.2f} GiB is not enough: the least this run needs is {:.2f} GiB (recomputation on, samples of up to {} tokens); "
-             "raise --memory, or lower --max_length{}", static_cast<double>(options.memory) / (1 << 30),
-             static_cast<double>(least) / (1 << 30), options.max_length,
-             options.lora_rank == 0 && options.adapter.empty() ? ", or use LoRA (--lora_rank 8)" : "");
+  user_error(
+      "memory",
+      "{:.2f} GiB is not enough: the least this run needs is {:.2f} GiB (recomputation on, samples "
+      "of up to {} tokens); "
+      "raise --memory, or lower --max_length{}",
+      static_cast<double>(options.memory) / (1 << 30), static_cast<double>(least) / (1 << 30),
+      options.max_length,
+      options.lora_rank == 0 && options.adapter.empty() ? ", or use LoRA (--lora_rank 8)" : "");
 }
 
 }  // namespace hone::plan

@@ -1,4 +1,5 @@
-// The planner: the real step on shapes only, so that peak memory and work are known before a weight is read.
+// The planner: the real step on shapes only, so that peak memory and work are known before a weight
+// is read.
 #pragma once
 
 #include <array>
@@ -15,17 +16,17 @@ namespace hone::plan {
 
 // What `hone bench` measured of this machine.
 struct MachineRates {
-  double gemm_bf16 = 0;   // FLOP/s
+  double gemm_bf16 = 0;  // FLOP/s
   double gemm_fp32 = 0;
-  double bandwidth = 0;   // bytes/s
+  double bandwidth = 0;  // bytes/s
 };
 // From a file that `hone bench` wrote; null if there is none or it is of another machine.
 std::optional<MachineRates> load_machine_rates();
 void save_machine_rates(const MachineRates& rates);
 
 struct Phase {
-  std::string name;       // "load", "forward and backward", "optimizer", "evaluation"
-  size_t peak = 0;        // bytes of the arena in use
+  std::string name;  // "load", "forward and backward", "optimizer", "evaluation"
+  size_t peak = 0;   // bytes of the arena in use
 };
 
 struct Plan {
@@ -41,18 +42,19 @@ struct Plan {
   std::vector<Phase> phases;
   // A micro-batch filled to the budget, and the optimizer's update.
   double gemm_flops = 0, other_flops = 0, bytes = 0;  // per micro-batch
-  double update_bytes = 0;                             // per step
+  double update_bytes = 0;                            // per step
   double tokens_per_micro_batch = 0;
-  double seconds_per_token = 0;                        // 0: unknown (no measured rates)
-  size_t checkpoint_bytes = 0, result_bytes = 0;       // on disk
+  double seconds_per_token = 0;                   // 0: unknown (no measured rates)
+  size_t checkpoint_bytes = 0, result_bytes = 0;  // on disk
 };
 
-// Plans `hone sft` with these options: needs config.json of the model (weight headers are used if they are there). UserError as run_sft's
-// for options and config.
+// Plans `hone sft` with these options: needs config.json of the model (weight headers are used if
+// they are there). UserError as run_sft's for options and config.
 Plan plan_sft(const train::SftOptions& options);
 
-// Chooses micro_batch_tokens and grad_checkpoint so that the planned peak stays within options.memory, whatever sample comes (up to max_length).
-// Explicit choices of the user are kept. UserError says what the least would be and what to change.
+// Chooses micro_batch_tokens and grad_checkpoint so that the planned peak stays within
+// options.memory, whatever sample comes (up to max_length). Explicit choices of the user are kept.
+// UserError says what the least would be and what to change.
 train::SftOptions fit_memory(const train::SftOptions& options);
 
 std::string to_text(const Plan& plan, const train::SftOptions& options);

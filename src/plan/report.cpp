@@ -25,12 +25,15 @@ std::string machine_name() {
   while (std::getline(cpuinfo, line)) {
     if (line.starts_with("processor")) ++processors;
     if (model.empty() && line.starts_with("model name")) model = line.substr(line.find(':') + 1);
-    if (flags.empty() && line.starts_with("flags")) flags = line.find("amx_bf16") != std::string::npos ? " amx" : "";
+    if (flags.empty() && line.starts_with("flags"))
+      flags = line.find("amx_bf16") != std::string::npos ? " amx" : "";
   }
   return fmt::format("{} x{}{}", model, processors, flags);
 }
 
-std::string mib(size_t bytes) { return fmt::format("{:>10.1f} MiB", static_cast<double>(bytes) / (1 << 20)); }
+std::string mib(size_t bytes) {
+  return fmt::format("{:>10.1f} MiB", static_cast<double>(bytes) / (1 << 20));
+}
 
 }  // namespace
 
@@ -39,7 +42,8 @@ std::optional<MachineRates> load_machine_rates() {
   if (!file) return std::nullopt;
   const nlohmann::json j = nlohmann::json::parse(file, nullptr, false);
   if (!j.is_object() || j.value("machine", "") != machine_name()) return std::nullopt;
-  return MachineRates{j.value("gemm_bf16", 0.0), j.value("gemm_fp32", 0.0), j.value("bandwidth", 0.0)};
+  return MachineRates{j.value("gemm_bf16", 0.0), j.value("gemm_fp32", 0.0),
+                      j.value("bandwidth", 0.0)};
 }
 
 void save_machine_rates(const MachineRates& r) {
@@ -63,7 +67,8 @@ std::string to_text(const Plan& p, const train::SftOptions& o) {
   line(fmt::format("  {:<17}{}", "mapped weights", mib(p.mapped_weights)));
   for (int k = 0; k < kMemoryKinds; ++k) {
     if (p.arena[static_cast<size_t>(k)] == 0) continue;
-    line(fmt::format("  {:<17}{}", memory_kind_name(static_cast<MemoryKind>(k)), mib(p.arena[static_cast<size_t>(k)])));
+    line(fmt::format("  {:<17}{}", memory_kind_name(static_cast<MemoryKind>(k)),
+                     mib(p.arena[static_cast<size_t>(k)])));
   }
   line(fmt::format("  {:<17}{}", "fragmentation", mib(p.fragmentation)));
   line(fmt::format("  {:<17}{}", "program and data", mib(p.process)));
@@ -71,17 +76,23 @@ std::string to_text(const Plan& p, const train::SftOptions& o) {
   line("arena by phase");
   for (const Phase& phase : p.phases) line(fmt::format("  {:<22}{}", phase.name, mib(phase.peak)));
   const double tokens = p.tokens_per_micro_batch;
-  line(fmt::format("work per token     {:.3f} GFLOP in products, {:.3f} GFLOP in the rest, {:.2f} MB moved", p.gemm_flops / tokens / 1e9,
-                   p.other_flops / tokens / 1e9, p.bytes / tokens / 1e6));
+  line(fmt::format(
+      "work per token     {:.3f} GFLOP in products, {:.3f} GFLOP in the rest, {:.2f} MB moved",
+      p.gemm_flops / tokens / 1e9, p.other_flops / tokens / 1e9, p.bytes / tokens / 1e6));
   line(fmt::format("update             {:.1f} MB moved a step", p.update_bytes / 1e6));
   if (p.seconds_per_token > 0) {
-    line(fmt::format("time               at least {:.3f} ms a token: at most {:.0f} tokens/s; a step of {} samples of {} tokens {:.2f} s",
-                     p.seconds_per_token * 1e3, 1 / p.seconds_per_token, o.batch_size * o.accumulation_steps, o.max_length,
-                     p.seconds_per_token * static_cast<double>(o.batch_size * o.accumulation_steps * o.max_length)));
+    line(
+        fmt::format("time               at least {:.3f} ms a token: at most {:.0f} tokens/s; a "
+                    "step of {} samples of {} tokens {:.2f} s",
+                    p.seconds_per_token * 1e3, 1 / p.seconds_per_token,
+                    o.batch_size * o.accumulation_steps, o.max_length,
+                    p.seconds_per_token *
+                        static_cast<double>(o.batch_size * o.accumulation_steps * o.max_length)));
   } else {
     line("time               unknown: run `hone bench` once on this machine");
   }
-  line(fmt::format("disk               {} a checkpoint, {} the result", mib(p.checkpoint_bytes), mib(p.result_bytes)));
+  line(fmt::format("disk               {} a checkpoint, {} the result", mib(p.checkpoint_bytes),
+                   mib(p.result_bytes)));
   return s;
 }
 
@@ -94,14 +105,16 @@ nlohmann::json to_json(const Plan& p) {
   j["peak_memory"] = p.peak();
   nlohmann::json kinds;
   for (int k = 0; k < kMemoryKinds; ++k) {
-    kinds[std::string(memory_kind_name(static_cast<MemoryKind>(k)))] = p.arena[static_cast<size_t>(k)];
+    kinds[std::string(memory_kind_name(static_cast<MemoryKind>(k)))] =
+        p.arena[static_cast<size_t>(k)];
   }
   kinds["mapped weights"] = p.mapped_weights;
   kinds["fragmentation"] = p.fragmentation;
   kinds["program and data"] = p.process;
   j["memory_by_kind"] = kinds;
   for (const Phase& phase : p.phases) j["arena_by_phase"][phase.name] = phase.peak;
-  j["micro_batch"] = {{"gemm_flops", p.gemm_flops}, {"other_flops", p.other_flops}, {"bytes", p.bytes}};
+  j["micro_batch"] = {
+      {"gemm_flops", p.gemm_flops}, {"other_flops", p.other_flops}, {"bytes", p.bytes}};
   j["update_bytes"] = p.update_bytes;
   j["seconds_per_token"] = p.seconds_per_token;
   j["checkpoint_bytes"] = p.checkpoint_bytes;

@@ -14,15 +14,16 @@ struct Running {
   size_t order = 0;  // of its completion: prompt * num_samples + sample
   const Prompt* prompt = nullptr;
   int sample = 0;
-  int64_t done = 0;                // tokens whose keys are in the cache
-  std::vector<int32_t> tokens;     // drawn
+  int64_t done = 0;             // tokens whose keys are in the cache
+  std::vector<int32_t> tokens;  // drawn
   std::vector<float> logprobs;
   std::vector<int32_t> pages;
 
   int64_t prompt_len() const { return static_cast<int64_t>(prompt->tokens.size()); }
   int64_t size() const { return prompt_len() + static_cast<int64_t>(tokens.size()); }
   int32_t token(int64_t i) const {
-    return i < prompt_len() ? prompt->tokens[static_cast<size_t>(i)] : tokens[static_cast<size_t>(i - prompt_len())];
+    return i < prompt_len() ? prompt->tokens[static_cast<size_t>(i)]
+                            : tokens[static_cast<size_t>(i - prompt_len())];
   }
 };
 
@@ -38,7 +39,9 @@ class Pages {
     free_.pop_back();
     return p;
   }
-  void give(const std::vector<int32_t>& pages) { free_.insert(free_.end(), pages.rbegin(), pages.rend()); }
+  void give(const std::vector<int32_t>& pages) {
+    free_.insert(free_.end(), pages.rbegin(), pages.rend());
+  }
   int64_t left() const { return static_cast<int64_t>(free_.size()); }
 
  private:
@@ -49,8 +52,9 @@ int64_t pages_for(int64_t keys) { return (keys + kKeyBlock - 1) / kKeyBlock; }
 
 class Engine {
  public:
-  Engine(Context& ctx, const models::Decoder& decoder, std::span<const Prompt> prompts, const SamplingOptions& options,
-         const std::function<void(const Completion&)>& done, const std::function<void(int32_t)>& token)
+  Engine(Context& ctx, const models::Decoder& decoder, std::span<const Prompt> prompts,
+         const SamplingOptions& options, const std::function<void(const Completion&)>& done,
+         const std::function<void(int32_t)>& token)
       : ctx_(ctx), decoder_(decoder), prompts_(prompts), o_(options), done_(done), token_(token) {
     ctx_.tape = nullptr;
     ctx_.training = false;
@@ -64,9 +68,11 @@ class Engine {
       HONE_CHECK(!p.tokens.empty(), "a prompt has at least one token");
       longest = std::max(longest, static_cast<int64_t>(p.tokens.size()));
     }
-    // Room for batch_size sequences of the greatest length, so that a sequence once started always finishes.
+    // Room for batch_size sequences of the greatest length, so that a sequence once started always
+    // finishes.
     const int64_t each = pages_for(longest + o_.max_new_tokens);
-    const auto lanes = static_cast<int64_t>(std::min<size_t>(static_cast<size_t>(o_.batch_size), total));
+    const auto lanes =
+        static_cast<int64_t>(std::min<size_t>(static_cast<size_t>(o_.batch_size), total));
     cache_ = models::make_cache(ctx_, decoder_.config(), each * lanes);
     Pages pages(each * lanes);
     size_t next = 0;
@@ -84,7 +90,8 @@ class Engine {
   }
 
  private:
-  // One pass: up to prefill_tokens of unread tokens, oldest sequence first; then one draw for each sequence that is read to its end.
+  // One pass: up to prefill_tokens of unread tokens, oldest sequence first; then one draw for each
+  // sequence that is read to its end.
   void step(Pages& pages) {
     Stream stream;
     std::vector<std::vector<int32_t>> segment_pages;
@@ -95,7 +102,8 @@ class Engine {
       const int64_t n = std::min(budget, r.size() - r.done);
       if (n <= 0) continue;
       budget -= n;
-      while (static_cast<int64_t>(r.pages.size()) < pages_for(r.done + n)) r.pages.push_back(pages.take());
+      while (static_cast<int64_t>(r.pages.size()) < pages_for(r.done + n))
+        r.pages.push_back(pages.take());
       Segment s;
       s.begin = static_cast<int32_t>(stream.tokens.size());
       s.len = static_cast<int32_t>(n);
@@ -113,11 +121,13 @@ class Engine {
         rows.push_back(static_cast<int32_t>(stream.tokens.size()) - 1);
       }
     }
-    const models::StreamInputs inputs = models::make_cached_inputs(ctx_, decoder_.config(), stream, segment_pages, cache_);
+    const models::StreamInputs inputs =
+        models::make_cached_inputs(ctx_, decoder_.config(), stream, segment_pages, cache_);
     const Tensor x = decoder_.forward(ctx_, inputs);
     if (drawn.empty()) return;
     const Tensor selected = upload(ctx_, std::span<const int32_t>(rows));
-    const ops::Logits out = ops::head_logits(ctx_, decoder_.head_weight(), decoder_.final_rows(ctx_, x, selected));
+    const ops::Logits out =
+        ops::head_logits(ctx_, decoder_.head_weight(), decoder_.final_rows(ctx_, x, selected));
     for (size_t i = 0; i < drawn.size(); ++i) draw_one(*drawn[i], out, static_cast<int64_t>(i));
     finish(pages);
   }
@@ -128,10 +138,12 @@ class Engine {
     float logprob = 0;
     if (!ctx_.device->meta) {
       const float* logits = out.logits.view().row<float>(row);
-      const auto w = random_words(o_.seed, Purpose::sample, r.prompt->key,
-                                  (static_cast<uint64_t>(r.sample) << 32) | static_cast<uint32_t>(r.size()));
+      const auto w =
+          random_words(o_.seed, Purpose::sample, r.prompt->key,
+                       (static_cast<uint64_t>(r.sample) << 32) | static_cast<uint32_t>(r.size()));
       token = draw({logits, vocab}, o_, uniform_double(w[0], w[1]));
-      logprob = static_cast<float>(static_cast<double>(logits[token]) - out.lse.view().as<double>()[row]);
+      logprob =
+          static_cast<float>(static_cast<double>(logits[token]) - out.lse.view().as<double>()[row]);
     }
     r.tokens.push_back(token);
     r.logprobs.push_back(logprob);
@@ -139,7 +151,8 @@ class Engine {
   }
 
   bool stops(int32_t token) const {
-    return !o_.ignore_eos && std::find(o_.stop_ids.begin(), o_.stop_ids.end(), token) != o_.stop_ids.end();
+    return !o_.ignore_eos &&
+           std::find(o_.stop_ids.begin(), o_.stop_ids.end(), token) != o_.stop_ids.end();
   }
 
   // Takes ended sequences out, and hands over completions in order.
@@ -179,8 +192,9 @@ class Engine {
 
 }  // namespace
 
-void generate(Context& ctx, const models::Decoder& decoder, std::span<const Prompt> prompts, const SamplingOptions& options,
-              const std::function<void(const Completion&)>& done, const std::function<void(int32_t)>& token) {
+void generate(Context& ctx, const models::Decoder& decoder, std::span<const Prompt> prompts,
+              const SamplingOptions& options, const std::function<void(const Completion&)>& done,
+              const std::function<void(int32_t)>& token) {
   check_sampling(options);
   HONE_CHECK(ctx.dtype != DType::f64, "generation is in bf16 or fp32");
   Engine(ctx, decoder, prompts, options, done, token).run();

@@ -1,5 +1,6 @@
-// The generation engine: continuous batching over paged keys and values, on the same kernels and weights as training, so that the log-probs it
-// reports are the bits that scoring and training compute.
+// The generation engine: continuous batching over paged keys and values, on the same kernels and
+// weights as training, so that the log-probs it reports are the bits that scoring and training
+// compute.
 #pragma once
 
 #include <cstdint>
@@ -14,16 +15,16 @@
 namespace hone::rollout {
 
 struct SamplingOptions {
-  double temperature = 1;        // 0: greedy, ties to the lowest id
-  int64_t top_k = 0;             // 0: off
-  double top_p = 1;              // 1: off
-  int num_samples = 1;           // a prompt
+  double temperature = 1;  // 0: greedy, ties to the lowest id
+  int64_t top_k = 0;       // 0: off
+  double top_p = 1;        // 1: off
+  int num_samples = 1;     // a prompt
   int64_t max_new_tokens = 256;
   bool ignore_eos = false;
-  std::vector<int32_t> stop_ids; // end of sequence; drawn ones are part of the completion
-  uint64_t seed = 42;            // a draw is a function of (seed, prompt key, sample, position)
-  int batch_size = 16;           // sequences decoded together; results don't depend on it
-  int64_t prefill_tokens = 2048; // prompt tokens computed in one pass; results don't depend on it
+  std::vector<int32_t> stop_ids;  // end of sequence; drawn ones are part of the completion
+  uint64_t seed = 42;             // a draw is a function of (seed, prompt key, sample, position)
+  int batch_size = 16;            // sequences decoded together; results don't depend on it
+  int64_t prefill_tokens = 2048;  // prompt tokens computed in one pass; results don't depend on it
 };
 
 struct Prompt {
@@ -35,19 +36,21 @@ struct Completion {
   size_t prompt = 0;
   int sample = 0;
   std::vector<int32_t> tokens;
-  std::vector<float> logprobs;     // log-softmax of the unscaled logits at each drawn token
-  std::string finish_reason;       // "stop" or "length"
+  std::vector<float> logprobs;  // log-softmax of the unscaled logits at each drawn token
+  std::string finish_reason;    // "stop" or "length"
 };
 
 // Throws UserError for options that make no sense.
 void check_sampling(const SamplingOptions& options);
 
-// Calls done for every (prompt, sample), in that order. token, if given, is called for each token of a single running sequence as it is drawn
-// (for streaming to a terminal).
-void generate(Context& ctx, const models::Decoder& decoder, std::span<const Prompt> prompts, const SamplingOptions& options,
-              const std::function<void(const Completion&)>& done, const std::function<void(int32_t)>& token = {});
+// Calls done for every (prompt, sample), in that order. token, if given, is called for each token
+// of a single running sequence as it is drawn (for streaming to a terminal).
+void generate(Context& ctx, const models::Decoder& decoder, std::span<const Prompt> prompts,
+              const SamplingOptions& options, const std::function<void(const Completion&)>& done,
+              const std::function<void(int32_t)>& token = {});
 
-// Draws from the logits [V] of one row: temperature, then top_k, then top_p, then the draw with uniform u in [0, 1).
+// Draws from the logits [V] of one row: temperature, then top_k, then top_p, then the draw with
+// uniform u in [0, 1).
 int32_t draw(std::span<const float> logits, const SamplingOptions& options, double u);
 
 }  // namespace hone::rollout

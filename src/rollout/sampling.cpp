@@ -17,7 +17,8 @@ int32_t argmax(std::span<const float> logits) {
 }
 
 // Walks the cumulative weights in the order given; the last id catches rounding.
-int32_t walk(std::span<const int32_t> ids, std::span<const double> weights, double total, double u) {
+int32_t walk(std::span<const int32_t> ids, std::span<const double> weights, double total,
+             double u) {
   const double target = u * total;
   double sum = 0;
   for (size_t i = 0; i < ids.size(); ++i) {
@@ -31,12 +32,16 @@ int32_t walk(std::span<const int32_t> ids, std::span<const double> weights, doub
 
 void check_sampling(const SamplingOptions& o) {
   if (!(o.temperature >= 0) || !std::isfinite(o.temperature)) {
-    user_error("temperature", "{} is not usable; use 0 for greedy or a positive number", o.temperature);
+    user_error("temperature", "{} is not usable; use 0 for greedy or a positive number",
+               o.temperature);
   }
   if (o.top_k < 0) user_error("top_k", "{} is negative; use 0 for off", o.top_k);
-  if (!(o.top_p > 0 && o.top_p <= 1)) user_error("top_p", "{} is not in (0, 1]; use 1 for off", o.top_p);
-  if (o.num_samples < 1) user_error("num_samples", "{} is not a count; use 1 or more", o.num_samples);
-  if (o.max_new_tokens < 1) user_error("max_new_tokens", "{} is not a count; use 1 or more", o.max_new_tokens);
+  if (!(o.top_p > 0 && o.top_p <= 1))
+    user_error("top_p", "{} is not in (0, 1]; use 1 for off", o.top_p);
+  if (o.num_samples < 1)
+    user_error("num_samples", "{} is not a count; use 1 or more", o.num_samples);
+  if (o.max_new_tokens < 1)
+    user_error("max_new_tokens", "{} is not a count; use 1 or more", o.max_new_tokens);
   if (o.batch_size < 1) user_error("batch_size", "{} is not a count; use 1 or more", o.batch_size);
 }
 
@@ -55,11 +60,13 @@ int32_t draw(std::span<const float> logits, const SamplingOptions& o, double u) 
     ids.resize(static_cast<size_t>(o.top_k));
   }
   if (sorted) std::sort(ids.begin(), ids.end(), before);
-  const double highest = sorted ? logits[static_cast<size_t>(ids[0])] : *std::max_element(logits.begin(), logits.end());
+  const double highest = sorted ? logits[static_cast<size_t>(ids[0])]
+                                : *std::max_element(logits.begin(), logits.end());
   std::vector<double> weights(ids.size());
   double total = 0;
   for (size_t i = 0; i < ids.size(); ++i) {
-    weights[i] = std::exp((static_cast<double>(logits[static_cast<size_t>(ids[i])]) - highest) / o.temperature);
+    weights[i] = std::exp((static_cast<double>(logits[static_cast<size_t>(ids[i])]) - highest) /
+                          o.temperature);
     total += weights[i];
   }
   if (o.top_p < 1) {

@@ -22,12 +22,14 @@ Arena::Arena(std::byte* base, size_t capacity, size_t limit)
 Arena Arena::real(size_t limit) {
   // Address space only; a machine or a ulimit that refuses gets asked for less.
   for (size_t capacity = size_t{1} << 42; capacity >= size_t{1} << 28; capacity /= 2) {
-    void* p = mmap(nullptr, capacity, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    void* p = mmap(nullptr, capacity, PROT_READ | PROT_WRITE,
+                   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (p == MAP_FAILED) continue;
     madvise(p, capacity, MADV_HUGEPAGE);
     return Arena(static_cast<std::byte*>(p), capacity, limit);
   }
-  runtime_error("memory", "the system grants no 256 MiB of address space; raise the limit (ulimit -v)");
+  runtime_error("memory",
+                "the system grants no 256 MiB of address space; raise the limit (ulimit -v)");
 }
 
 Arena Arena::simulated(size_t limit) { return Arena(nullptr, ~size_t{0} / 2, limit); }
@@ -79,8 +81,10 @@ size_t Arena::allocate(size_t bytes, MemoryKind kind) {
     if (new_end > capacity_ || (limit_ != 0 && new_end > limit_)) {
       if (end_ > begin) free_[begin] = end_ - begin;
       runtime_error("memory",
-                    "{:.1f} MiB more are needed for {} beside {:.1f} MiB in use, past the limit of {:.1f} MiB; use a "
-                    "smaller --max_length or --micro_batch_tokens, turn on -g (recomputation), or raise --memory",
+                    "{:.1f} MiB more are needed for {} beside {:.1f} MiB in use, past the limit of "
+                    "{:.1f} MiB; use a "
+                    "smaller --max_length or --micro_batch_tokens, turn on -g (recomputation), or "
+                    "raise --memory",
                     static_cast<double>(n) / (1 << 20), memory_kind_name(kind),
                     static_cast<double>(stats_.in_use) / (1 << 20),
                     static_cast<double>(limit_ != 0 ? limit_ : capacity_) / (1 << 20));
@@ -105,7 +109,8 @@ void Arena::free(size_t offset, size_t bytes, MemoryKind kind) {
   stats_.by_kind[static_cast<size_t>(kind)] -= n;
   auto [it, inserted] = free_.emplace(offset, n);
   HONE_CHECK(inserted, "block freed twice");
-  if (const auto next = std::next(it); next != free_.end() && it->first + it->second == next->first) {
+  if (const auto next = std::next(it);
+      next != free_.end() && it->first + it->second == next->first) {
     it->second += next->second;
     free_.erase(next);
   }

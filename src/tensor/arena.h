@@ -1,5 +1,6 @@
-// Where tensors live: one reserved range of addresses, first fit, so that the high-water mark is the peak resident size. A simulated
-// arena runs the same policy on addresses that don't exist: what it predicts counts fragmentation too.
+// Where tensors live: one reserved range of addresses, first fit, so that the high-water mark is
+// the peak resident size. A simulated arena runs the same policy on addresses that don't exist:
+// what it predicts counts fragmentation too.
 #pragma once
 
 #include <array>
@@ -13,7 +14,8 @@ namespace hone {
 enum class MemoryKind : uint8_t { weights, adapters, gradients, optimizer, activations, workspace };
 constexpr int kMemoryKinds = 6;
 constexpr std::string_view memory_kind_name(MemoryKind k) {
-  constexpr std::string_view names[] = {"weights", "adapters", "gradients", "optimizer state", "activations", "workspace"};
+  constexpr std::string_view names[] = {"weights",         "adapters",    "gradients",
+                                        "optimizer state", "activations", "workspace"};
   return names[static_cast<int>(k)];
 }
 
@@ -28,15 +30,16 @@ struct ArenaStats {
 // Used by one thread at a time (a rank's main thread; kernels allocate nothing).
 class Arena {
  public:
-  // Real memory: reserves address space and lets pages come on first touch. limit 0: none; past it allocate() throws
-  // RuntimeError. prefault_huge: ask for huge pages.
+  // Real memory: reserves address space and lets pages come on first touch. limit 0: none; past it
+  // allocate() throws RuntimeError. prefault_huge: ask for huge pages.
   static Arena real(size_t limit = 0);
   static Arena simulated(size_t limit = 0);
   Arena(Arena&&) noexcept;
   Arena& operator=(Arena&&) = delete;
   ~Arena();
 
-  // Offset of a 64-byte aligned block (page aligned from 64 KiB on). bytes 0 gives a valid offset of an empty block.
+  // Offset of a 64-byte aligned block (page aligned from 64 KiB on). bytes 0 gives a valid offset
+  // of an empty block.
   size_t allocate(size_t bytes, MemoryKind kind);
   void free(size_t offset, size_t bytes, MemoryKind kind);
 
@@ -55,8 +58,8 @@ class Arena {
   std::byte* base_ = nullptr;
   size_t capacity_ = 0;
   size_t limit_ = 0;
-  size_t end_ = 0;                   // first byte never handed out
-  std::map<size_t, size_t> free_;    // offset -> length, no two adjacent
+  size_t end_ = 0;                 // first byte never handed out
+  std::map<size_t, size_t> free_;  // offset -> length, no two adjacent
   ArenaStats stats_;
 };
 

@@ -1,5 +1,6 @@
-// Reverse-mode differentiation in two phases: a node's closure computes input gradients now and defers weight gradients to a first-in-
-// first-out queue, so that accumulation into leaves is in recording order under every schedule.
+// Reverse-mode differentiation in two phases: a node's closure computes input gradients now and
+// defers weight gradients to a first-in- first-out queue, so that accumulation into leaves is in
+// recording order under every schedule.
 #pragma once
 
 #include <deque>
@@ -20,7 +21,8 @@ class Tape {
     slots_.emplace_back();
     return static_cast<int>(slots_.size()) - 1;
   }
-  // Appends a node. It runs once, in reverse order, and is dropped (with all it saved) as soon as it has run.
+  // Appends a node. It runs once, in reverse order, and is dropped (with all it saved) as soon as
+  // it has run.
   void record(Step backward) { nodes_.push_back(std::move(backward)); }
 
   // The gradient that has reached a slot; undefined handle if none. take() leaves the slot empty.
@@ -42,7 +44,8 @@ class Tape {
       work();
     }
   }
-  // Holds deferred work until flush(): for schedules that overlap it with something. Default: it runs at once, which frees memory earliest.
+  // Holds deferred work until flush(): for schedules that overlap it with something. Default: it
+  // runs at once, which frees memory earliest.
   void hold_deferred(bool hold) { hold_ = hold; }
 
   // Runs all nodes in reverse, then what is still queued.

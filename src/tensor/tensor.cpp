@@ -2,7 +2,8 @@
 
 namespace hone {
 
-Tensor Tensor::empty(Arena& arena, DType dtype, std::initializer_list<int64_t> shape, MemoryKind kind) {
+Tensor Tensor::empty(Arena& arena, DType dtype, std::initializer_list<int64_t> shape,
+                     MemoryKind kind) {
   HONE_CHECK(shape.size() >= 1 && shape.size() <= kMaxDims);
   Tensor t;
   t.view_.dtype = dtype;
@@ -39,7 +40,8 @@ Tensor Tensor::columns(int64_t begin, int64_t n) const {
   Tensor t = detached();
   t.view_.shape[last] = n;
   if (t.view_.data != nullptr) {
-    t.view_.data = static_cast<std::byte*>(t.view_.data) + static_cast<size_t>(begin) * dtype_size(view_.dtype);
+    t.view_.data = static_cast<std::byte*>(t.view_.data) +
+                   static_cast<size_t>(begin) * dtype_size(view_.dtype);
   }
   return t;
 }

@@ -1,4 +1,5 @@
-// A small value handle: shared storage, dtype, shape, strides, and the tape's gradient slot. Kernels never see it, only its View.
+// A small value handle: shared storage, dtype, shape, strides, and the tape's gradient slot.
+// Kernels never see it, only its View.
 #pragma once
 
 #include <cstdint>
@@ -48,7 +49,8 @@ class Tensor {
 
   // Columns [begin, begin + n) of the last dim; shares storage, no slot.
   Tensor columns(int64_t begin, int64_t n) const;
-  // [T, H * D] seen as [T, H, D] (any row stride); [T, H, D] contiguous in its last two dims seen as [T, H * D].
+  // [T, H * D] seen as [T, H, D] (any row stride); [T, H, D] contiguous in its last two dims seen
+  // as [T, H * D].
   Tensor heads(int64_t head_dim) const;
   Tensor merged() const;
   Tensor detached() const {

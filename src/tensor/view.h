@@ -11,8 +11,8 @@ namespace hone {
 
 constexpr int kMaxDims = 4;
 
-// A strided array. Strides are in elements; the last dim is contiguous (stride 1). rank 0 means "none". Under the meta
-// device data is null and never touched. Alignment promised: one element.
+// A strided array. Strides are in elements; the last dim is contiguous (stride 1). rank 0 means
+// "none". Under the meta device data is null and never touched. Alignment promised: one element.
 struct View {
   void* data = nullptr;
   DType dtype = DType::f32;
@@ -38,22 +38,27 @@ struct View {
 };
 static_assert(std::is_trivially_copyable_v<View>);
 
-// How a weight matrix lies in memory. A new format is one file of a backend: kernels that multiply by a weight expand it inside, tile by
-// tile. granule: slices of rows or columns fall on multiples of it.
+// How a weight matrix lies in memory. A new format is one file of a backend: kernels that multiply
+// by a weight expand it inside, tile by tile. granule: slices of rows or columns fall on multiples
+// of it.
 enum class Format : uint8_t { f32, bf16, f16, f64 };
 
 constexpr int64_t format_granule(Format) { return 1; }
 constexpr size_t format_bits(Format f) {
   switch (f) {
-    case Format::f32: return 32;
+    case Format::f32:
+      return 32;
     case Format::bf16:
-    case Format::f16: return 16;
-    case Format::f64: return 64;
+    case Format::f16:
+      return 16;
+    case Format::f64:
+      return 64;
   }
   return 0;
 }
 
-// A weight [rows, cols] as in a Hugging Face file: [out_features, in_features]. scale is for quantised formats.
+// A weight [rows, cols] as in a Hugging Face file: [out_features, in_features]. scale is for
+// quantised formats.
 struct WeightView {
   const void* data = nullptr;
   const void* scale = nullptr;

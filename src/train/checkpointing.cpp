@@ -7,7 +7,9 @@
 namespace hone::train {
 namespace {
 
-std::span<std::byte> bytes_of(const Tensor& t) { return {static_cast<std::byte*>(t.view().data), t.bytes()}; }
+std::span<std::byte> bytes_of(const Tensor& t) {
+  return {static_cast<std::byte*>(t.view().data), t.bytes()};
+}
 
 // The state's tensors: optimizer state, and values that no master stands for.
 template <class F>
@@ -18,13 +20,15 @@ void for_each_state(io::LoadedModel& model, const optim::AdamW& adamw, F&& fn) {
     fn(model.params().spec(s.param), s.kind, s.tensor);
   }
   for (const ParamId id : model.params().trainable()) {
-    if (!mastered.contains(id)) fn(model.params().spec(id), std::string_view("param"), model.params().value(id));
+    if (!mastered.contains(id))
+      fn(model.params().spec(id), std::string_view("param"), model.params().value(id));
   }
 }
 
 }  // namespace
 
-std::filesystem::path save_checkpoint(const std::filesystem::path& checkpoints, int64_t step, io::LoadedModel& model, const optim::AdamW& adamw,
+std::filesystem::path save_checkpoint(const std::filesystem::path& checkpoints, int64_t step,
+                                      io::LoadedModel& model, const optim::AdamW& adamw,
                                       const nlohmann::json& state, int save_total_limit) {
   std::vector<io::StateTensor> tensors;
   for_each_state(model, adamw, [&](const ParamSpec& spec, std::string_view kind, const Tensor& t) {
@@ -34,10 +38,12 @@ std::filesystem::path save_checkpoint(const std::filesystem::path& checkpoints, 
                        .shape = spec.shape,
                        .data = bytes_of(t)});
   });
-  return io::write_checkpoint(checkpoints, step, tensors, state, {.save_total_limit = save_total_limit});
+  return io::write_checkpoint(checkpoints, step, tensors, state,
+                              {.save_total_limit = save_total_limit});
 }
 
-nlohmann::json restore_checkpoint(const std::filesystem::path& folder, Context& ctx, io::LoadedModel& model, optim::AdamW& adamw) {
+nlohmann::json restore_checkpoint(const std::filesystem::path& folder, Context& ctx,
+                                  io::LoadedModel& model, optim::AdamW& adamw) {
   const io::TrainingCheckpoint checkpoint = io::TrainingCheckpoint::open(folder);
   size_t expected = 0;
   for_each_state(model, adamw, [&](const ParamSpec& spec, std::string_view kind, const Tensor& t) {
@@ -45,8 +51,9 @@ nlohmann::json restore_checkpoint(const std::filesystem::path& folder, Context& 
     ++expected;
   });
   if (checkpoint.tensors().size() != expected) {
-    user_error("resume", "{} holds {} tensors but this run trains {}; it was made with other tuning options", folder.string(),
-               checkpoint.tensors().size(), expected);
+    user_error("resume",
+               "{} holds {} tensors but this run trains {}; it was made with other tuning options",
+               folder.string(), checkpoint.tensors().size(), expected);
   }
   adamw.restored(ctx);
   return checkpoint.state();

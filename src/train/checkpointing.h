@@ -1,4 +1,5 @@
-// Saving and restoring the state of a training run (io/checkpoint.h). Everything else a resume needs is a function of seed and step.
+// Saving and restoring the state of a training run (io/checkpoint.h). Everything else a resume
+// needs is a function of seed and step.
 #pragma once
 
 #include <filesystem>
@@ -9,11 +10,15 @@
 
 namespace hone::train {
 
-// Values of the trained parameters (their fp32 masters where they have one) and the optimizer's state. Returns the checkpoint's folder.
-std::filesystem::path save_checkpoint(const std::filesystem::path& checkpoints, int64_t step, io::LoadedModel& model, const optim::AdamW& adamw,
+// Values of the trained parameters (their fp32 masters where they have one) and the optimizer's
+// state. Returns the checkpoint's folder.
+std::filesystem::path save_checkpoint(const std::filesystem::path& checkpoints, int64_t step,
+                                      io::LoadedModel& model, const optim::AdamW& adamw,
                                       const nlohmann::json& state, int save_total_limit);
 
-// Restores model and optimizer; returns the saved state. UserError if the checkpoint is damaged or of another set-up.
-nlohmann::json restore_checkpoint(const std::filesystem::path& folder, Context& ctx, io::LoadedModel& model, optim::AdamW& adamw);
+// Restores model and optimizer; returns the saved state. UserError if the checkpoint is damaged or
+// of another set-up.
+nlohmann::json restore_checkpoint(const std::filesystem::path& folder, Context& ctx,
+                                  io::LoadedModel& model, optim::AdamW& adamw);
 
 }  // namespace hone::train

@@ -8,7 +8,8 @@
 
 namespace hone::train {
 
-double evaluate_loss(Context& ctx, const models::Decoder& decoder, const data::Dataset& dataset, int64_t micro_batch_tokens) {
+double evaluate_loss(Context& ctx, const models::Decoder& decoder, const data::Dataset& dataset,
+                     int64_t micro_batch_tokens) {
   double sum = 0;
   int64_t count = 0;
   std::vector<data::Sample> pending;
@@ -36,8 +37,10 @@ double evaluate_loss(Context& ctx, const models::Decoder& decoder, const data::D
   return count == 0 ? 0 : sum / static_cast<double>(count);
 }
 
-std::vector<SampleAnswer> sample_answers(Context& ctx, const models::Decoder& decoder, const data::Dataset& dataset, int64_t count,
-                                         int64_t max_new_tokens, const std::vector<int32_t>& stop_ids) {
+std::vector<SampleAnswer> sample_answers(Context& ctx, const models::Decoder& decoder,
+                                         const data::Dataset& dataset, int64_t count,
+                                         int64_t max_new_tokens,
+                                         const std::vector<int32_t>& stop_ids) {
   std::vector<SampleAnswer> answers;
   std::vector<rollout::Prompt> prompts;
   const Tokenizer& tokenizer = dataset.text_model().tokenizer;
@@ -51,7 +54,8 @@ std::vector<SampleAnswer> sample_answers(Context& ctx, const models::Decoder& de
     if (begin == end || begin == 0) continue;
     const std::vector<int32_t> prompt(s.tokens.begin(), s.tokens.begin() + begin);
     const std::vector<int32_t> reference(s.tokens.begin() + begin, s.tokens.begin() + end);
-    answers.push_back({tokenizer.decode(prompt), "", tokenizer.decode(reference, /*skip_special_tokens=*/true)});
+    answers.push_back(
+        {tokenizer.decode(prompt), "", tokenizer.decode(reference, /*skip_special_tokens=*/true)});
     prompts.push_back({prompt, static_cast<uint64_t>(i)});
   }
   rollout::SamplingOptions sampling;

@@ -11,13 +11,17 @@
 namespace hone::train {
 
 // Mean cross-entropy over all trained tokens of the data set.
-double evaluate_loss(Context& ctx, const models::Decoder& decoder, const data::Dataset& dataset, int64_t micro_batch_tokens);
+double evaluate_loss(Context& ctx, const models::Decoder& decoder, const data::Dataset& dataset,
+                     int64_t micro_batch_tokens);
 
 struct SampleAnswer {
   std::string prompt, answer, reference;
 };
-// Greedy answers to the first conversations of the data set: the prompt is what stands before a sample's last trained span.
-std::vector<SampleAnswer> sample_answers(Context& ctx, const models::Decoder& decoder, const data::Dataset& dataset, int64_t count,
-                                         int64_t max_new_tokens, const std::vector<int32_t>& stop_ids);
+// Greedy answers to the first conversations of the data set: the prompt is what stands before a
+// sample's last trained span.
+std::vector<SampleAnswer> sample_answers(Context& ctx, const models::Decoder& decoder,
+                                         const data::Dataset& dataset, int64_t count,
+                                         int64_t max_new_tokens,
+                                         const std::vector<int32_t>& stop_ids);
 
 }  // namespace hone::train

@@ -4,8 +4,11 @@
 
 namespace hone::train {
 
-RunLog::RunLog(const std::filesystem::path& metrics, const std::string& tensorboard_dir, int64_t first_step) : metrics_(metrics) {
-  if (!tensorboard_dir.empty()) events_ = std::make_unique<io::EventWriter>(tensorboard_dir, first_step > 1 ? first_step : 0);
+RunLog::RunLog(const std::filesystem::path& metrics, const std::string& tensorboard_dir,
+               int64_t first_step)
+    : metrics_(metrics) {
+  if (!tensorboard_dir.empty())
+    events_ = std::make_unique<io::EventWriter>(tensorboard_dir, first_step > 1 ? first_step : 0);
 }
 
 void RunLog::step(const StepMetrics& m) {

@@ -26,8 +26,10 @@ struct StepMetrics {
 
 class RunLog {
  public:
-  // first_step: the step that will be logged next (lines from there on were cut). tensorboard_dir may be empty.
-  RunLog(const std::filesystem::path& metrics, const std::string& tensorboard_dir, int64_t first_step);
+  // first_step: the step that will be logged next (lines from there on were cut). tensorboard_dir
+  // may be empty.
+  RunLog(const std::filesystem::path& metrics, const std::string& tensorboard_dir,
+         int64_t first_step);
   void step(const StepMetrics& m);
   void text(const std::string& tag, const std::string& text, int64_t step);
   void sync();

@@ -6,8 +6,8 @@
 
 #include "core/process.h"
 #include "data/loader.h"
-#include "io/checkpoint.h"
 #include "exec/profile.h"
+#include "io/checkpoint.h"
 #include "io/files.h"
 #include "train/checkpointing.h"
 #include "train/evaluate.h"
@@ -23,7 +23,9 @@ using Json = nlohmann::json;
 
 constexpr int64_t kDefaultMicroBatchTokens = 2048;
 
-double seconds_since(Clock::time_point t) { return std::chrono::duration<double>(Clock::now() - t).count(); }
+double seconds_since(Clock::time_point t) {
+  return std::chrono::duration<double>(Clock::now() - t).count();
+}
 
 class Run {
  public:
@@ -46,14 +48,19 @@ class Run {
   // Everything that can be known before a weight is read.
   void open_inputs() {
     const auto warn = [this](const std::string& line) { say("warning: " + line); };
-    model_ = std::make_unique<io::LoadedModel>(io::LoadOptions{
-        .folder = o_.pretrained, .dtype = o_.dtype, .threads = o_.threads, .memory_limit = 0, .warn = warn});
+    model_ = std::make_unique<io::LoadedModel>(io::LoadOptions{.folder = o_.pretrained,
+                                                               .dtype = o_.dtype,
+                                                               .threads = o_.threads,
+                                                               .memory_limit = o_.arena_limit,
+                                                               .warn = warn});
     set_up_tuning(*model_, o_);
     const data::TextModel text = data::TextModel::load(o_.pretrained, o_.conversation_template);
     const models::ModelConfig& config = model_->config();
     if (text.tokenizer.max_id() >= config.vocab_size) {
-      warn(fmt::format("the tokenizer has ids up to {} but the embedding has {} rows; a sample that uses such an id is an error",
-                       text.tokenizer.max_id(), config.vocab_size));
+      warn(
+          fmt::format("the tokenizer has ids up to {} but the embedding has {} rows; a sample that "
+                      "uses such an id is an error",
+                      text.tokenizer.max_id(), config.vocab_size));
     }
     stop_ids_ = config.eos_token_ids;
     if (stop_ids_.empty() && text.tokenizer.eos_id()) stop_ids_.push_back(*text.tokenizer.eos_id());
@@ -76,16 +83,34 @@ class Run {
     const int64_t n = dataset_->size();
     steps_per_epoch_ = (n + l.batch_size - 1) / l.batch_size;
     steps_ = o_.max_steps > 0 ? o_.max_steps : o_.num_epochs * steps_per_epoch_;
-    warmup_ = o_.warmup_steps >= 0 ? o_.warmup_steps : static_cast<int64_t>(0.025 * static_cast<double>(steps_));
-    micro_batch_tokens_ = o_.micro_batch_tokens > 0 ? o_.micro_batch_tokens : kDefaultMicroBatchTokens;
+    warmup_ = o_.warmup_steps >= 0 ? o_.warmup_steps
+                                   : static_cast<int64_t>(0.025 * static_cast<double>(steps_));
+    micro_batch_tokens_ =
+        o_.micro_batch_tokens > 0 ? o_.micro_batch_tokens : kDefaultMicroBatchTokens;
   }
 
   // What must be equal for a resumed run to go on as if never stopped.
   Json identity() const {
     Json j = options_json(o_);
-    for (const char* free : {"existing", "save_dir", "save_steps", "save_total_limit", "on_save_error", "tensorboard_dir", "threads",
-                             "eval_dataset", "eval_steps", "eval_samples", "eval_max_new_tokens", "memory", "grad_checkpoint",
-                             "micro_batch_tokens", "pretrained", "dataset", "conversation_template", "adapter", "dataset_info",
+    for (const char* free : {"existing",
+                             "save_dir",
+                             "save_steps",
+                             "save_total_limit",
+                             "on_save_error",
+                             "tensorboard_dir",
+                             "threads",
+                             "eval_dataset",
+                             "eval_steps",
+                             "eval_samples",
+                             "eval_max_new_tokens",
+                             "memory",
+                             "grad_checkpoint",
+                             "micro_batch_tokens",
+                             "pretrained",
+                             "dataset",
+                             "conversation_template",
+                             "adapter",
+                             "dataset_info",
                              "on_nonfinite"}) {
       j.erase(free);
     }
@@ -121,7 +146,8 @@ class Run {
       if (std::filesystem::exists(finished)) {
         const Json done = Json::parse(io::read_text_file(finished, 1 << 20), nullptr, false);
         if (done.is_object() && done.value("identity", Json()) == identity()) {
-          say(fmt::format("{} holds a finished run of {} steps; nothing is left to do", folder_->path().string(), steps_));
+          say(fmt::format("{} holds a finished run of {} steps; nothing is left to do",
+                          folder_->path().string(), steps_));
           finished_before_ = true;
           return;
         }
@@ -131,7 +157,10 @@ class Run {
     for (const std::string& line : skipped) say("warning: " + line);
     if (!found) {
       if (!o_.resume_auto) {
-        user_error("resume", "{} has no checkpoint to resume from; use --resume auto to start afresh, or --overwrite", o_.save_dir);
+        user_error("resume",
+                   "{} has no checkpoint to resume from; use --resume auto to start afresh, or "
+                   "--overwrite",
+                   o_.save_dir);
       }
       say("no checkpoint to resume from: starting afresh");
       return;
@@ -143,14 +172,19 @@ class Run {
     const Json then = state.value("identity", Json::object());
     for (const auto& [key, value] : now.items()) {
       if (then.contains(key) && then[key] == value) continue;
-      user_error("resume", "{} was made with {} = {}, this run has {}; use the same value, or start another run with --save_dir",
-                 checkpoint_.string(), key, then.contains(key) ? then[key].dump() : "nothing", value.dump());
+      user_error("resume",
+                 "{} was made with {} = {}, this run has {}; use the same value, or start another "
+                 "run with --save_dir",
+                 checkpoint_.string(), key, then.contains(key) ? then[key].dump() : "nothing",
+                 value.dump());
     }
     // The split into micro-batches decides the last bits of gradients.
     const int64_t saved_tokens = state.value("micro_batch_tokens", micro_batch_tokens_);
     if (o_.micro_batch_tokens == 0) micro_batch_tokens_ = saved_tokens;
     if (micro_batch_tokens_ != saved_tokens) {
-      say(fmt::format("warning: micro-batches of {} tokens instead of {}: the run goes on equal to rounding, not bit for bit",
+      say(
+          fmt::format("warning: micro-batches of {} tokens instead of {}: the run goes on equal to "
+                      "rounding, not bit for bit",
                       micro_batch_tokens_, saved_tokens));
     }
   }
@@ -162,12 +196,13 @@ class Run {
     ctx_.policy = o_.grad_checkpoint ? BlockPolicy::recompute : BlockPolicy::keep;
     ctx_.seed = o_.seed;
     model_->params().allocate_gradients(model_->arena());
-    adamw_ = std::make_unique<optim::AdamW>(ctx_, optim::AdamWOptions{.beta1 = o_.adam_beta1,
-                                                                      .beta2 = o_.adam_beta2,
-                                                                      .eps = o_.adam_eps,
-                                                                      .weight_decay = o_.weight_decay,
-                                                                      .decay_norm = !o_.no_decay_norm,
-                                                                      .decay_bias = !o_.no_decay_bias});
+    adamw_ =
+        std::make_unique<optim::AdamW>(ctx_, optim::AdamWOptions{.beta1 = o_.adam_beta1,
+                                                                 .beta2 = o_.adam_beta2,
+                                                                 .eps = o_.adam_eps,
+                                                                 .weight_decay = o_.weight_decay,
+                                                                 .decay_norm = !o_.no_decay_norm,
+                                                                 .decay_bias = !o_.no_decay_bias});
     if (!checkpoint_.empty()) {
       const Json state = restore_checkpoint(checkpoint_, ctx_, *model_, *adamw_);
       done_ = state.at("step").get<int64_t>();
@@ -192,7 +227,9 @@ class Run {
       m.tokens_per_second = seconds > 0 ? static_cast<double>(m.tokens) / seconds : 0;
       m.peak_memory = peak_rss();
       const bool epoch_end = done_ % steps_per_epoch_ == 0 || done_ == steps_;
-      if (eval_dataset_ && (o_.eval_steps > 0 ? done_ % o_.eval_steps == 0 || done_ == steps_ : epoch_end)) evaluate(m);
+      if (eval_dataset_ &&
+          (o_.eval_steps > 0 ? done_ % o_.eval_steps == 0 || done_ == steps_ : epoch_end))
+        evaluate(m);
       log_->step(m);
       if (events_.progress) {
         const double each = seconds_since(begin) / static_cast<double>(done_ - first_);
@@ -231,7 +268,9 @@ class Run {
     if (profiled) ctx_.observer = &profiler;
     zero_gradients(ctx_);
     const auto micro_batches = data::pack(step.samples, {.token_budget = micro_batch_tokens_});
-    m.loss = forward_backward(ctx_, model_->decoder(), objective_, micro_batches, step.trained_tokens).loss;
+    m.loss =
+        forward_backward(ctx_, model_->decoder(), objective_, micro_batches, step.trained_tokens)
+            .loss;
     m.grad_norm = optim::gradient_norm(ctx_);
     if (!std::isfinite(m.loss) || !std::isfinite(m.grad_norm)) {
       non_finite(step, m);
@@ -241,25 +280,34 @@ class Run {
     if (profiled) {
       ctx_.observer = nullptr;
       io::write_file_atomically(o_.profile, profiler.chrome_trace());
-      say(fmt::format("profile of step {} (trace: {})\n{}", m.step, o_.profile, profiler.table(0, 0)));
+      say(fmt::format("profile of step {} (trace: {})\n{}", m.step, o_.profile,
+                      profiler.table(0, 0)));
     }
     return m;
   }
 
   void non_finite(const data::StepSamples& step, StepMetrics& m) {
-    const std::filesystem::path path = folder_->path() / fmt::format("nonfinite-step-{}.jsonl", m.step);
+    const std::filesystem::path path =
+        folder_->path() / fmt::format("nonfinite-step-{}.jsonl", m.step);
     std::string lines, where;
     for (const data::Sample& sample : step.samples) {
-      lines += Json({{"tokens", sample.tokens}, {"trained", sample.trained}, {"source", dataset_->location(sample.index)}}).dump() + "\n";
+      lines += Json({{"tokens", sample.tokens},
+                     {"trained", sample.trained},
+                     {"source", dataset_->location(sample.index)}})
+                   .dump() +
+               "\n";
       where += (where.empty() ? "" : ", ") + dataset_->location(sample.index);
     }
     io::write_file_atomically(path, lines);
-    const std::string text =
-        fmt::format("step {}: loss {} and gradient norm {} are not finite; samples: {}; the batch is saved as {} (replay it with --dataset)",
-                    m.step, m.loss, m.grad_norm, where, path.string());
+    const std::string text = fmt::format(
+        "step {}: loss {} and gradient norm {} are not finite; samples: {}; the batch is saved as "
+        "{} (replay it with --dataset)",
+        m.step, m.loss, m.grad_norm, where, path.string());
     if (o_.on_nonfinite == OnNonFinite::stop) {
-      runtime_error("nonfinite", "{}; the last update was step {}; lower --lr, or go on past such steps with --on_nonfinite skip", text,
-                    m.step - 1);
+      runtime_error("nonfinite",
+                    "{}; the last update was step {}; lower --lr, or go on past such steps with "
+                    "--on_nonfinite skip",
+                    text, m.step - 1);
     }
     m.skipped = true;
     ++skipped_;
@@ -267,17 +315,23 @@ class Run {
   }
 
   Json state() const {
-    return {{"step", done_}, {"updates", updates_}, {"identity", identity()}, {"micro_batch_tokens", micro_batch_tokens_}, {"config", options_json(o_)}};
+    return {{"step", done_},
+            {"updates", updates_},
+            {"identity", identity()},
+            {"micro_batch_tokens", micro_batch_tokens_},
+            {"config", options_json(o_)}};
   }
 
   void save(bool interrupted) {
     log_->sync();
     try {
-      const auto folder = save_checkpoint(folder_->checkpoints(), done_, *model_, *adamw_, state(), o_.save_total_limit);
+      const auto folder = save_checkpoint(folder_->checkpoints(), done_, *model_, *adamw_, state(),
+                                          o_.save_total_limit);
       say(fmt::format("saved {}", folder.string()));
     } catch (const RuntimeError& e) {
       if (o_.on_save_error == OnSaveError::stop || interrupted) throw;
-      say(fmt::format("warning: {}; the last good checkpoint is kept and the run goes on", e.what()));
+      say(fmt::format("warning: {}; the last good checkpoint is kept and the run goes on",
+                      e.what()));
     }
   }
 
@@ -290,7 +344,8 @@ class Run {
       say(fmt::format("saved the model in {}", folder_->path().string()));
     }
     log_->sync();
-    io::write_file_atomically(folder_->path() / "finished.json", Json({{"step", done_}, {"identity", identity()}}).dump(1) + "\n");
+    io::write_file_atomically(folder_->path() / "finished.json",
+                              Json({{"step", done_}, {"identity", identity()}}).dump(1) + "\n");
   }
 
   void evaluate(StepMetrics& m) {
@@ -299,33 +354,46 @@ class Run {
     if (o_.eval_samples == 0) return;
     std::string page;
     for (const SampleAnswer& a :
-         sample_answers(ctx_, model_->decoder(), *eval_dataset_, o_.eval_samples, o_.eval_max_new_tokens, stop_ids_)) {
-      say(fmt::format("  prompt    {}\n  answer    {}\n  reference {}", a.prompt, a.answer, a.reference));
-      page += fmt::format("**prompt** {}\n\n**answer** {}\n\n**reference** {}\n\n---\n\n", a.prompt, a.answer, a.reference);
+         sample_answers(ctx_, model_->decoder(), *eval_dataset_, o_.eval_samples,
+                        o_.eval_max_new_tokens, stop_ids_)) {
+      say(fmt::format("  prompt    {}\n  answer    {}\n  reference {}", a.prompt, a.answer,
+                      a.reference));
+      page += fmt::format("**prompt** {}\n\n**answer** {}\n\n**reference** {}\n\n---\n\n", a.prompt,
+                          a.answer, a.reference);
     }
     log_->text("Samples", page, m.step);
   }
 
   // Loss and gradient norm of the first step must not depend on how it is split.
   void self_check() {
-    const data::StepSamples step = loader_->step(done_ / steps_per_epoch_, done_ % steps_per_epoch_);
+    const data::StepSamples step =
+        loader_->step(done_ / steps_per_epoch_, done_ % steps_per_epoch_);
     if (step.trained_tokens == 0) return;
     ctx_.step = done_;
     const double tolerance = model_->dtype() == DType::bf16 ? 2e-3 : 1e-5;
     double loss[2], norm[2];
     for (int i = 0; i < 2; ++i) {
       zero_gradients(ctx_);
-      const auto micro_batches = data::pack(step.samples, {.token_budget = i == 0 ? micro_batch_tokens_ : 1});
-      loss[i] = forward_backward(ctx_, model_->decoder(), objective_, micro_batches, step.trained_tokens).loss;
+      const auto micro_batches =
+          data::pack(step.samples, {.token_budget = i == 0 ? micro_batch_tokens_ : 1});
+      loss[i] =
+          forward_backward(ctx_, model_->decoder(), objective_, micro_batches, step.trained_tokens)
+              .loss;
       norm[i] = optim::gradient_norm(ctx_);
     }
     const double loss_gap = std::fabs(loss[0] - loss[1]) / std::max(1e-30, std::fabs(loss[1]));
     const double norm_gap = std::fabs(norm[0] - norm[1]) / std::max(1e-30, std::fabs(norm[1]));
-    say(fmt::format("self check: packed and one sample at a time give loss {:.7g} and {:.7g} (relative gap {:.1e}), gradient norm {:.7g} and "
-                    "{:.7g} ({:.1e})", loss[0], loss[1], loss_gap, norm[0], norm[1], norm_gap));
+    say(
+        fmt::format("self check: packed and one sample at a time give loss {:.7g} and {:.7g} "
+                    "(relative gap {:.1e}), gradient norm {:.7g} and "
+                    "{:.7g} ({:.1e})",
+                    loss[0], loss[1], loss_gap, norm[0], norm[1], norm_gap));
     if (!(loss_gap <= tolerance) || !(norm_gap <= tolerance)) {
-      runtime_error("self_check", "the step depends on how it is split into micro-batches by more than rounding ({:.0e}); please report this "
-                    "with the run's configuration", tolerance);
+      runtime_error("self_check",
+                    "the step depends on how it is split into micro-batches by more than rounding "
+                    "({:.0e}); please report this "
+                    "with the run's configuration",
+                    tolerance);
     }
   }
 
@@ -351,6 +419,8 @@ class Run {
 
 }  // namespace
 
-SftEnd run_sft(const SftOptions& options, const SftEvents& events) { return Run(options, events).run(); }
+SftEnd run_sft(const SftOptions& options, const SftEvents& events) {
+  return Run(options, events).run();
+}
 
 }  // namespace hone::train

@@ -13,7 +13,8 @@ void positive(const char* flag, int64_t value) {
 }
 
 void not_negative(const char* flag, double value) {
-  if (!(value >= 0) || !std::isfinite(value)) user_error(flag, "{} is not usable; use 0 or a positive number", value);
+  if (!(value >= 0) || !std::isfinite(value))
+    user_error(flag, "{} is not usable; use 0 or a positive number", value);
 }
 
 std::string grouped(int64_t n) {
@@ -24,9 +25,12 @@ std::string grouped(int64_t n) {
 
 const char* existing_name(io::ExistingRun e) {
   switch (e) {
-    case io::ExistingRun::refuse: return "refuse";
-    case io::ExistingRun::resume: return "resume";
-    case io::ExistingRun::overwrite: return "overwrite";
+    case io::ExistingRun::refuse:
+      return "refuse";
+    case io::ExistingRun::resume:
+      return "resume";
+    case io::ExistingRun::overwrite:
+      return "overwrite";
   }
   return "";
 }
@@ -34,32 +38,49 @@ const char* existing_name(io::ExistingRun e) {
 }  // namespace
 
 void check_options(const SftOptions& o) {
-  if (o.pretrained.empty()) user_error("pretrained", "no model folder was given; use --pretrained DIR");
+  if (o.pretrained.empty())
+    user_error("pretrained", "no model folder was given; use --pretrained DIR");
   if (o.dataset.empty()) user_error("dataset", "no data was given; use --dataset FILE");
   positive("num_epochs", o.num_epochs);
   positive("batch_size", o.batch_size);
   positive("accumulation_steps", o.accumulation_steps);
-  if (o.max_length < 2) user_error("max_length", "{} leaves nothing to predict; use 2 or more", o.max_length);
+  if (o.max_length < 2)
+    user_error("max_length", "{} leaves nothing to predict; use 2 or more", o.max_length);
   if (o.max_steps < 0) user_error("max_steps", "{} is negative; use 0 for no limit", o.max_steps);
-  if (!(o.lr > 0) || !std::isfinite(o.lr)) user_error("lr", "{} is not a learning rate; use a positive number such as 2e-5", o.lr);
+  if (!(o.lr > 0) || !std::isfinite(o.lr))
+    user_error("lr", "{} is not a learning rate; use a positive number such as 2e-5", o.lr);
   not_negative("weight_decay", o.weight_decay);
   not_negative("grad_clip", o.grad_clip);
-  if (!(o.adam_beta1 >= 0 && o.adam_beta1 < 1)) user_error("adam_beta1", "{} is not in [0, 1)", o.adam_beta1);
-  if (!(o.adam_beta2 >= 0 && o.adam_beta2 < 1)) user_error("adam_beta2", "{} is not in [0, 1)", o.adam_beta2);
-  if (!(o.adam_eps > 0) || !std::isfinite(o.adam_eps)) user_error("adam_eps", "{} is not a positive number", o.adam_eps);
+  if (!(o.adam_beta1 >= 0 && o.adam_beta1 < 1))
+    user_error("adam_beta1", "{} is not in [0, 1)", o.adam_beta1);
+  if (!(o.adam_beta2 >= 0 && o.adam_beta2 < 1))
+    user_error("adam_beta2", "{} is not in [0, 1)", o.adam_beta2);
+  if (!(o.adam_eps > 0) || !std::isfinite(o.adam_eps))
+    user_error("adam_eps", "{} is not a positive number", o.adam_eps);
   if (o.lora_rank < 0 || o.lora_rank > 4096) {
     user_error("lora_rank", "{} is not usable; use 0 for full tuning or 1 to 4096", o.lora_rank);
   }
   if (o.lora_rank > 0 || !o.adapter.empty()) {
-    if (!(o.lora_dropout >= 0 && o.lora_dropout < 1)) user_error("lora_dropout", "{} is not in [0, 1)", o.lora_dropout);
-    if (!(o.lora_alpha > 0) || !std::isfinite(o.lora_alpha)) user_error("lora_alpha", "{} is not a positive number", o.lora_alpha);
-    if (!o.freeze.empty()) user_error("freeze", "with LoRA the base model is frozen anyway; leave --freeze out or use --lora_rank 0");
+    if (!(o.lora_dropout >= 0 && o.lora_dropout < 1))
+      user_error("lora_dropout", "{} is not in [0, 1)", o.lora_dropout);
+    if (!(o.lora_alpha > 0) || !std::isfinite(o.lora_alpha))
+      user_error("lora_alpha", "{} is not a positive number", o.lora_alpha);
+    if (!o.freeze.empty())
+      user_error(
+          "freeze",
+          "with LoRA the base model is frozen anyway; leave --freeze out or use --lora_rank 0");
   }
-  if (o.save_steps < 0) user_error("save_steps", "{} is negative; use 0 to save at the end only", o.save_steps);
-  if (o.save_total_limit < 0) user_error("save_total_limit", "{} is negative; use 0 to keep all", o.save_total_limit);
-  if (o.eval_steps < 0) user_error("eval_steps", "{} is negative; use 0 for the end of each epoch", o.eval_steps);
-  if (o.eval_steps > 0 && o.eval_dataset.empty()) user_error("eval_steps", "there is nothing to evaluate on; give --eval_dataset too");
-  if (o.micro_batch_tokens < 0) user_error("micro_batch_tokens", "{} is negative; use 0 to let hone choose", o.micro_batch_tokens);
+  if (o.save_steps < 0)
+    user_error("save_steps", "{} is negative; use 0 to save at the end only", o.save_steps);
+  if (o.save_total_limit < 0)
+    user_error("save_total_limit", "{} is negative; use 0 to keep all", o.save_total_limit);
+  if (o.eval_steps < 0)
+    user_error("eval_steps", "{} is negative; use 0 for the end of each epoch", o.eval_steps);
+  if (o.eval_steps > 0 && o.eval_dataset.empty())
+    user_error("eval_steps", "there is nothing to evaluate on; give --eval_dataset too");
+  if (o.micro_batch_tokens < 0)
+    user_error("micro_batch_tokens", "{} is negative; use 0 to let hone choose",
+               o.micro_batch_tokens);
   if (o.threads < 0) user_error("threads", "{} is negative; use 0 for all", o.threads);
   if (o.dtype == DType::f64) user_error("dtype", "fp64 is not for training; use bf16 or fp32");
 }
@@ -70,7 +91,9 @@ io::AdapterConfig adapter_config(const SftOptions& o) {
   c.alpha = o.lora_alpha;
   c.dropout = o.lora_dropout;
   c.use_rslora = o.use_rslora;
-  if (o.lora_target.size() == 1 && (o.lora_target[0] == "all-linear" || o.lora_target[0].find_first_of("*()[]|\\+^$") != std::string::npos)) {
+  if (o.lora_target.size() == 1 &&
+      (o.lora_target[0] == "all-linear" ||
+       o.lora_target[0].find_first_of("*()[]|\\+^$") != std::string::npos)) {
     c.target_expression = o.lora_target[0];
   } else {
     c.target_modules = o.lora_target;
@@ -92,7 +115,9 @@ nlohmann::json options_json(const SftOptions& o) {
   j["dataset_info"] = o.dataset_info;
   j["conversation_template"] = o.conversation_template;
   j["system_prompt"] = o.system_prompt;
-  j["train_on"] = o.train_on == TrainOn::kAssistant ? "assistant" : o.train_on == TrainOn::kLast ? "last" : "all";
+  j["train_on"] = o.train_on == TrainOn::kAssistant ? "assistant"
+                  : o.train_on == TrainOn::kLast    ? "last"
+                                                    : "all";
   j["max_length"] = o.max_length;
   j["shuffle"] = o.shuffle;
   j["lora_rank"] = o.lora_rank;
@@ -160,11 +185,14 @@ void set_up_tuning(io::LoadedModel& model, const SftOptions& o) {
   }
   for (size_t i = 0; i < used.size(); ++i) {
     if (!used[i]) {
-      user_error("freeze", "\"{}\" matches no parameter; patterns are of whole names, such as model.embed_tokens.* or model.layers.0.*",
+      user_error("freeze",
+                 "\"{}\" matches no parameter; patterns are of whole names, such as "
+                 "model.embed_tokens.* or model.layers.0.*",
                  o.freeze[i]);
     }
   }
-  if (params.trainable().empty()) user_error("freeze", "everything is frozen: nothing is left to train");
+  if (params.trainable().empty())
+    user_error("freeze", "everything is frozen: nothing is left to train");
 }
 
 std::vector<std::string> tuning_table(io::LoadedModel& model) {
@@ -188,7 +216,8 @@ std::vector<std::string> tuning_table(io::LoadedModel& model) {
     for (size_t i = 0; i < name.size();) {
       const size_t dot = std::min(name.find('.', i), name.size());
       const std::string part = name.substr(i, dot - i);
-      const bool number = !part.empty() && part.find_first_not_of("0123456789") == std::string::npos;
+      const bool number =
+          !part.empty() && part.find_first_not_of("0123456789") == std::string::npos;
       key += (key.empty() ? "" : ".") + (number ? std::string("*") : part);
       i = dot + 1;
     }
@@ -196,20 +225,25 @@ std::vector<std::string> tuning_table(io::LoadedModel& model) {
     if (fresh) order.push_back(key);
     it->second.count += 1;
     it->second.each = s.numel();
-    it->second.shape = s.shape.size() == 2 ? fmt::format("{} x {}", s.shape[0], s.shape[1]) : fmt::format("{}", s.shape[0]);
+    it->second.shape = s.shape.size() == 2 ? fmt::format("{} x {}", s.shape[0], s.shape[1])
+                                           : fmt::format("{}", s.shape[0]);
   }
   std::vector<std::string> lines;
-  lines.push_back(fmt::format("{:<52} {:>7} {:>16} {:>15}", "trained", "tensors", "shape", "parameters"));
+  lines.push_back(
+      fmt::format("{:<52} {:>7} {:>16} {:>15}", "trained", "tensors", "shape", "parameters"));
   for (const std::string& key : order) {
     const Row& r = rows[key];
-    lines.push_back(fmt::format("{:<52} {:>7} {:>16} {:>15}", key, r.count, r.shape, grouped(r.count * r.each)));
+    lines.push_back(fmt::format("{:<52} {:>7} {:>16} {:>15}", key, r.count, r.shape,
+                                grouped(r.count * r.each)));
   }
-  lines.push_back(fmt::format("trained {} of {} parameters ({:.3f}%)", grouped(trained), grouped(total),
+  lines.push_back(fmt::format("trained {} of {} parameters ({:.3f}%)", grouped(trained),
+                              grouped(total),
                               100.0 * static_cast<double>(trained) / static_cast<double>(total)));
   return lines;
 }
 
-data::DatasetOptions dataset_options(const SftOptions& o, const std::vector<std::string>& paths, int64_t vocab_size) {
+data::DatasetOptions dataset_options(const SftOptions& o, const std::vector<std::string>& paths,
+                                     int64_t vocab_size) {
   data::DatasetOptions d;
   d.paths = paths;
   d.format = o.dataset_format;

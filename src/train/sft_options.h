@@ -18,12 +18,14 @@ io::AdapterConfig adapter_config(const SftOptions& o);
 // The effective configuration, as saved in run.json: flag name -> value.
 nlohmann::json options_json(const SftOptions& o);
 
-// Prepares a model for what the options tune: adds or loads the adapter, or makes base weights trainable. Before LoadedModel::load().
+// Prepares a model for what the options tune: adds or loads the adapter, or makes base weights
+// trainable. Before LoadedModel::load().
 void set_up_tuning(io::LoadedModel& model, const SftOptions& o);
 
 // Lines of the table of what is trained.
 std::vector<std::string> tuning_table(io::LoadedModel& model);
 
-data::DatasetOptions dataset_options(const SftOptions& o, const std::vector<std::string>& paths, int64_t vocab_size);
+data::DatasetOptions dataset_options(const SftOptions& o, const std::vector<std::string>& paths,
+                                     int64_t vocab_size);
 
 }  // namespace hone::train

@@ -30,8 +30,9 @@ void add_metrics(StepResult& total, const loss::ObjectiveResult& part) {
 }
 
 // One micro-batch; with a tape in ctx also backward.
-loss::ObjectiveResult run_micro_batch(Context& ctx, const models::Decoder& decoder, const loss::Objective& objective,
-                                      const data::MicroBatch& mb, int64_t step_tokens) {
+loss::ObjectiveResult run_micro_batch(Context& ctx, const models::Decoder& decoder,
+                                      const loss::Objective& objective, const data::MicroBatch& mb,
+                                      int64_t step_tokens) {
   const models::StreamInputs inputs = models::make_inputs(ctx, decoder.config(), mb.stream);
   Tensor x = decoder.forward(ctx, inputs);
   const Tensor rows = upload(ctx, std::span<const int32_t>(mb.rows));
@@ -40,12 +41,13 @@ loss::ObjectiveResult run_micro_batch(Context& ctx, const models::Decoder& decod
   loss::ObjectiveInput input{.samples = ranges, .logprob = {}, .step_tokens = step_tokens};
   ops::HeadOptions head;
   if (ctx.tape != nullptr) {
-    if (const auto known = objective.known_adjoint(input, static_cast<int64_t>(mb.targets.size()))) {
+    if (const auto known =
+            objective.known_adjoint(input, static_cast<int64_t>(mb.targets.size()))) {
       head.dlogprob = upload(ctx, std::span<const float>(*known));
     }
   }
-  const ops::TokenLogprobs out =
-      ops::token_logprobs(ctx, decoder.head_weight(), decoder.final_rows(ctx, x, rows), targets, head);
+  const ops::TokenLogprobs out = ops::token_logprobs(
+      ctx, decoder.head_weight(), decoder.final_rows(ctx, x, rows), targets, head);
   x = Tensor();  // backward needs the blocks' inputs, not this output
   const std::vector<double> logprob = read(ctx, out.logprob, -1.0);
   input.logprob = logprob;
@@ -62,7 +64,8 @@ loss::ObjectiveResult run_micro_batch(Context& ctx, const models::Decoder& decod
 
 }  // namespace
 
-StepResult forward_backward(Context& ctx, const models::Decoder& decoder, const loss::Objective& objective,
+StepResult forward_backward(Context& ctx, const models::Decoder& decoder,
+                            const loss::Objective& objective,
                             std::span<const data::MicroBatch> micro_batches, int64_t step_tokens) {
   HONE_CHECK(objective.coupling() == loss::Coupling::token);
   StepResult total;
@@ -76,7 +79,8 @@ StepResult forward_backward(Context& ctx, const models::Decoder& decoder, const 
   return total;
 }
 
-StepResult forward_only(Context& ctx, const models::Decoder& decoder, const loss::Objective& objective,
+StepResult forward_only(Context& ctx, const models::Decoder& decoder,
+                        const loss::Objective& objective,
                         std::span<const data::MicroBatch> micro_batches, int64_t step_tokens) {
   StepResult total;
   for (const data::MicroBatch& mb : micro_batches) {
@@ -88,7 +92,8 @@ StepResult forward_only(Context& ctx, const models::Decoder& decoder, const loss
   return total;
 }
 
-std::vector<double> score(Context& ctx, const models::Decoder& decoder, const data::MicroBatch& mb) {
+std::vector<double> score(Context& ctx, const models::Decoder& decoder,
+                          const data::MicroBatch& mb) {
   Context c = ctx;
   c.tape = nullptr;
   c.training = false;
@@ -96,7 +101,11 @@ std::vector<double> score(Context& ctx, const models::Decoder& decoder, const da
   const Tensor x = decoder.forward(c, inputs);
   const Tensor rows = upload(c, std::span<const int32_t>(mb.rows));
   const Tensor targets = upload(c, std::span<const int32_t>(mb.targets));
-  return read(c, ops::token_logprobs(c, decoder.head_weight(), decoder.final_rows(c, x, rows), targets, {}).logprob, -1.0);
+  return read(
+      c,
+      ops::token_logprobs(c, decoder.head_weight(), decoder.final_rows(c, x, rows), targets, {})
+          .logprob,
+      -1.0);
 }
 
 void zero_gradients(Context& ctx) {

@@ -14,17 +14,20 @@ struct StepResult {
   std::vector<std::pair<std::string, double>> metrics;
 };
 
-// Adds the gradients of the step's loss to the store's. ctx.step names the random numbers. step_tokens: labelled tokens of the whole step.
-// Objectives with token coupling.
-StepResult forward_backward(Context& ctx, const models::Decoder& decoder, const loss::Objective& objective,
+// Adds the gradients of the step's loss to the store's. ctx.step names the random numbers.
+// step_tokens: labelled tokens of the whole step. Objectives with token coupling.
+StepResult forward_backward(Context& ctx, const models::Decoder& decoder,
+                            const loss::Objective& objective,
                             std::span<const data::MicroBatch> micro_batches, int64_t step_tokens);
 
 // The step's loss alone, no gradients.
-StepResult forward_only(Context& ctx, const models::Decoder& decoder, const loss::Objective& objective,
+StepResult forward_only(Context& ctx, const models::Decoder& decoder,
+                        const loss::Objective& objective,
                         std::span<const data::MicroBatch> micro_batches, int64_t step_tokens);
 
 // Log-probs of the micro-batch's targets, in the order of its rows.
-std::vector<double> score(Context& ctx, const models::Decoder& decoder, const data::MicroBatch& micro_batch);
+std::vector<double> score(Context& ctx, const models::Decoder& decoder,
+                          const data::MicroBatch& micro_batch);
 
 void zero_gradients(Context& ctx);
 

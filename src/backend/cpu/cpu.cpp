@@ -20,7 +20,8 @@ uint64_t xgetbv0() {
   return (static_cast<uint64_t>(hi) << 32) | lo;
 }
 
-// The kernel grants tile data on request, once a process (arch_prctl ARCH_REQ_XCOMP_PERM, feature 18).
+// The kernel grants tile data on request, once a process (arch_prctl ARCH_REQ_XCOMP_PERM, feature
+// 18).
 bool request_amx() { return syscall(SYS_arch_prctl, 0x1023, 18) == 0; }
 
 Features detect() {
@@ -31,9 +32,11 @@ Features detect() {
   if (!osxsave) return f;
   const uint64_t xcr0 = xgetbv0();
   if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return f;
-  const bool ymm = (xcr0 & 6) == 6, zmm = (xcr0 & 0xe6) == 0xe6, tiles = (xcr0 & 0x60000) == 0x60000;
+  const bool ymm = (xcr0 & 6) == 6, zmm = (xcr0 & 0xe6) == 0xe6,
+             tiles = (xcr0 & 0x60000) == 0x60000;
   f.avx2 = ymm && fma && f16c && (b & (1u << 5));
-  f.avx512 = f.avx2 && zmm && (b & (1u << 16)) && (b & (1u << 17)) && (b & (1u << 30)) && (b & (1u << 31));
+  f.avx512 =
+      f.avx2 && zmm && (b & (1u << 16)) && (b & (1u << 17)) && (b & (1u << 30)) && (b & (1u << 31));
   const bool amx_bits = (d & (1u << 24)) && (d & (1u << 22));
   unsigned a1 = 0, b1, c1, d1;
   __get_cpuid_count(7, 1, &a1, &b1, &c1, &d1);
@@ -50,18 +53,24 @@ const Features& features() {
 }  // namespace
 
 std::string_view isa_name(Isa isa) {
-  constexpr std::string_view names[] = {"reference", "scalar", "avx2", "avx512", "avx512bf16", "amx"};
+  constexpr std::string_view names[] = {"reference", "scalar",     "avx2",
+                                        "avx512",    "avx512bf16", "amx"};
   return names[static_cast<int>(isa)];
 }
 
 bool isa_available(Isa isa) {
   switch (isa) {
     case Isa::reference:
-    case Isa::scalar: return true;
-    case Isa::avx2: return features().avx2;
-    case Isa::avx512: return features().avx512;
-    case Isa::avx512bf16: return features().avx512bf16;
-    case Isa::amx: return features().amx;
+    case Isa::scalar:
+      return true;
+    case Isa::avx2:
+      return features().avx2;
+    case Isa::avx512:
+      return features().avx512;
+    case Isa::avx512bf16:
+      return features().avx512bf16;
+    case Isa::amx:
+      return features().amx;
   }
   return false;
 }
@@ -84,7 +93,8 @@ Isa choose_isa() {
     if (isa_name(isa) == forced) return isa;
     known += (known.empty() ? "" : ", ") + std::string(isa_name(isa));
   }
-  user_error("HONE_ISA", "\"{}\" is not an instruction path of this machine; use one of: {}", forced, known);
+  user_error("HONE_ISA", "\"{}\" is not an instruction path of this machine; use one of: {}",
+             forced, known);
 }
 
 DeviceProps device_props(int threads) {

@@ -8,18 +8,20 @@
 
 namespace hone::cpu {
 
-// Each path needs all of the ones before it. reference is the composite: plain loops that accumulate in f64 and the only one that takes f64
-// tensors; scalar is the same code accumulating in fp32.
+// Each path needs all of the ones before it. reference is the composite: plain loops that
+// accumulate in f64 and the only one that takes f64 tensors; scalar is the same code accumulating
+// in fp32.
 enum class Isa : uint8_t { reference, scalar, avx2, avx512, avx512bf16, amx };
 
-std::string_view isa_name(Isa isa);                    // "reference", "scalar", "avx2", "avx512", "avx512bf16", "amx"
-bool isa_available(Isa isa);                           // on this processor and kernel (AMX asks for permission once a process)
-std::vector<Isa> available_isas();                     // ascending
-Isa best_isa();                                        // the last of them
+std::string_view isa_name(Isa isa);  // "reference", "scalar", "avx2", "avx512", "avx512bf16", "amx"
+bool isa_available(
+    Isa isa);  // on this processor and kernel (AMX asks for permission once a process)
+std::vector<Isa> available_isas();  // ascending
+Isa best_isa();                     // the last of them
 // The path to use: HONE_ISA if set (UserError if unknown or not available), else the best.
 Isa choose_isa();
 
-DeviceProps device_props(int threads);                 // cache sizes of this machine
+DeviceProps device_props(int threads);  // cache sizes of this machine
 KernelTable kernel_table(Isa isa);
 
 // Families: each gives its kernels for a path (a path may reuse a lower one's kernel).

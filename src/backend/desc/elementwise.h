@@ -1,20 +1,22 @@
-// RoPE, gated activations and the small rest. Legend: T rows, H heads, D head dim or features, F intermediate size, R gathered rows.
-// Arithmetic in fp32 (f64 for f64), one rounding to the output's dtype. Views may be strided unless said.
+// RoPE, gated activations and the small rest. Legend: T rows, H heads, D head dim or features, F
+// intermediate size, R gathered rows. Arithmetic in fp32 (f64 for f64), one rounding to the
+// output's dtype. Views may be strided unless said.
 #pragma once
 
 #include "tensor/view.h"
 
 namespace hone {
 
-// table[T, D] f32: cos(angle) in [0, D/2), sin in [D/2, D); angle = positions[t] * inv_freq[i], a product in fp32.
+// table[T, D] f32: cos(angle) in [0, D/2), sin in [D/2, D); angle = positions[t] * inv_freq[i], a
+// product in fp32.
 struct RopeTableDesc {
   View positions;  // [T] i32
   View inv_freq;   // [D / 2] f32
   View table;      // [T, D] f32 (f64 allowed)
 };
 
-// Rotary embedding in the half-split layout of Hugging Face (Su et al., 2021): with x = [a | b], y = [a cos - b sin | b cos + a sin].
-// inverse: the transpose, for gradients. y may be x.
+// Rotary embedding in the half-split layout of Hugging Face (Su et al., 2021): with x = [a | b], y
+// = [a cos - b sin | b cos + a sin]. inverse: the transpose, for gradients. y may be x.
 struct RopeDesc {
   View x;      // [T, H, D]
   View table;  // [T, D]
@@ -74,8 +76,9 @@ struct ZeroDesc {
   View x;
 };
 
-// y (+)= x * keep / (1 - p); keep is a function of (seed, salt, row_ids[t], feature) alone (core/rng.h, Purpose::dropout): word
-// feature % 4 of random_words(seed, dropout, row_ids[t], salt + feature / 4), kept if uniform_float(word) >= p. y may be x.
+// y (+)= x * keep / (1 - p); keep is a function of (seed, salt, row_ids[t], feature) alone
+// (core/rng.h, Purpose::dropout): word feature % 4 of random_words(seed, dropout, row_ids[t], salt
+// + feature / 4), kept if uniform_float(word) >= p. y may be x.
 struct DropoutDesc {
   View x;        // [T, K]
   View y;        // [T, K]
