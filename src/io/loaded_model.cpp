@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <nlohmann/json.hpp>
 #include <set>
 
 #include <fmt/ranges.h>
@@ -52,6 +53,15 @@ std::string shape_text(const std::vector<int64_t>& shape) {
 }
 
 int thread_count(int asked) { return asked > 0 ? asked : available_threads(); }
+
+// The base's config.json with the type that the weights now have.
+void write_config(const std::filesystem::path& folder, const LoadedModel& model) {
+  auto config = nlohmann::ordered_json::parse(
+      read_text_file(model.folder() / "config.json", uint64_t{64} << 20));
+  const char* name = model.dtype() == DType::bf16 ? "bfloat16" : "float32";
+  config[config.contains("dtype") ? "dtype" : "torch_dtype"] = name;
+  write_file_atomically(folder / "config.json", config.dump(2) + "\n");
+}
 
 }  // namespace
 
@@ -324,6 +334,7 @@ void save_model(const std::filesystem::path& folder, LoadedModel& model) {
         {.name = s.name, .type = to_file_type(format_dtype(s.format)), .shape = s.shape});
   }
   copy_model_files(model.folder(), folder);
+  write_config(folder, model);
   ModelWriter writer(folder, decls);
   for (const TensorDecl& d : decls) {
     const View v = params.lease(params.find(d.name)).view();

@@ -62,10 +62,14 @@ class Run {
                       "uses such an id is an error",
                       text.tokenizer.max_id(), config.vocab_size));
     }
+    if (effective_max_length(o_, config) < o_.max_length) {
+      say(fmt::format("samples are cut at {} tokens, the model's context (--max_length {})",
+                      config.max_position_embeddings, o_.max_length));
+    }
     stop_ids_ = config.eos_token_ids;
     if (stop_ids_.empty() && text.tokenizer.eos_id()) stop_ids_.push_back(*text.tokenizer.eos_id());
     const auto open = [&](const std::vector<std::string>& paths) {
-      data::DatasetOptions d = dataset_options(o_, paths, config.vocab_size);
+      data::DatasetOptions d = dataset_options(o_, paths, config);
       d.warn = warn;
       auto dataset = data::Dataset::open(text, d);
       for (const std::string& line : dataset->describe()) say(line);

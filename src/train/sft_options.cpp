@@ -2,6 +2,7 @@
 
 #include <fnmatch.h>
 
+#include <algorithm>
 #include <cmath>
 #include <map>
 
@@ -242,16 +243,21 @@ std::vector<std::string> tuning_table(io::LoadedModel& model) {
   return lines;
 }
 
+int64_t effective_max_length(const SftOptions& o, const models::ModelConfig& config) {
+  if (config.max_position_embeddings <= 0) return o.max_length;
+  return std::min(o.max_length, config.max_position_embeddings);
+}
+
 data::DatasetOptions dataset_options(const SftOptions& o, const std::vector<std::string>& paths,
-                                     int64_t vocab_size) {
+                                     const models::ModelConfig& config) {
   data::DatasetOptions d;
   d.paths = paths;
   d.format = o.dataset_format;
   d.dataset_info = o.dataset_info;
-  d.max_length = o.max_length;
+  d.max_length = effective_max_length(o, config);
   d.train_on = o.train_on;
   d.system_prompt = o.system_prompt;
-  d.vocab_limit = vocab_size;
+  d.vocab_limit = config.vocab_size;
   d.threads = o.threads;
   return d;
 }

@@ -25,7 +25,10 @@ void set_up_tuning(io::LoadedModel& model, const SftOptions& o);
 // Lines of the table of what is trained.
 std::vector<std::string> tuning_table(io::LoadedModel& model);
 
+// max_length, but no longer than the model's context.
+int64_t effective_max_length(const SftOptions& o, const models::ModelConfig& config);
+
 data::DatasetOptions dataset_options(const SftOptions& o, const std::vector<std::string>& paths,
-                                     int64_t vocab_size);
+                                     const models::ModelConfig& config);
 
 }  // namespace hone::train
