@@ -29,6 +29,9 @@ const std::atomic<int>& watch_interrupts() {
 
 int interrupt_exit_code() { return 128 + g_interrupted.load(); }
 
-void ignore_closed_pipes() { std::signal(SIGPIPE, SIG_IGN); }
+void ignore_closed_pipes() {
+  std::signal(SIGPIPE, SIG_IGN);
+  std::signal(SIGXFSZ, SIG_IGN);  // a file size limit is then an error of the write
+}
 
 }  // namespace hone::app

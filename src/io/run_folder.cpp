@@ -22,6 +22,8 @@ constexpr std::string_view kTag = "run";
 constexpr const char* kRunFile = "run.json";
 constexpr const char* kMetricsFile = "metrics.jsonl";
 constexpr const char* kCheckpoints = "checkpoints";
+constexpr const char* kFinishedFile = "finished.json";
+constexpr const char* kLock = ".lock";
 
 bool is_weight_file(const std::string& name) {
   return name == "adapter_model.safetensors" || name == "adapter_config.json" ||
@@ -40,8 +42,25 @@ std::vector<fs::path> weight_files(const fs::path& folder) {
   return result;
 }
 
-void remove_run(const fs::path& folder) {
-  std::vector<fs::path> gone = weight_files(folder);
+// What a process that was killed while it wrote files left (see AtomicFile). Only under the lock.
+void remove_temporaries(const fs::path& folder) {
+  std::vector<fs::path> gone;
+  std::error_code code;
+  for (const fs::directory_entry& entry : fs::directory_iterator(folder, code)) {
+    const std::string name = entry.path().filename().string();
+    const size_t at = name.rfind(".tmp-");
+    if (!name.starts_with('.') || at == std::string::npos || !entry.is_regular_file(code)) continue;
+    if (name.find_first_not_of("0123456789-", at + 5) == std::string::npos) {
+      gone.push_back(entry.path());
+    }
+  }
+  for (const fs::path& path : gone) fs::remove(path, code);
+}
+
+void remove_files_of_run(const fs::path& folder) {
+  // First, so that nothing says of what is left that it is finished.
+  std::vector<fs::path> gone = {folder / kFinishedFile};
+  for (const fs::path& path : weight_files(folder)) gone.push_back(path);
   gone.push_back(folder / kMetricsFile);
   gone.push_back(folder / kCheckpoints);
   // Last, so that an interrupted removal still leaves a folder that is known as a run.
@@ -68,6 +87,7 @@ RunFolder RunFolder::open(const fs::path& path, ExistingRun existing) {
     user_error(kTag, "{} is a file; give a folder to save to", path.string());
   }
   const bool was_run = holds_a_run(path);
+  const bool was_there = fs::exists(path, code);
   if (!was_run) {
     if (const auto weights = weight_files(path); !weights.empty()) {
       user_error(
@@ -85,7 +105,8 @@ RunFolder RunFolder::open(const fs::path& path, ExistingRun existing) {
 
   RunFolder folder;
   folder.path_ = path;
-  const fs::path lock = path / ".lock";
+  folder.created_ = !was_there;
+  const fs::path lock = path / kLock;
   folder.lock_ = ::open(lock.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0666);
   if (folder.lock_ < 0) {
     runtime_error(kTag, "cannot write into {}: {}; choose a folder that can be written",
@@ -101,7 +122,8 @@ RunFolder RunFolder::open(const fs::path& path, ExistingRun existing) {
       runtime_error(kTag, "cannot lock {}: {}", lock.string(), std::strerror(errno));
     }
   }
-  if (was_run && existing == ExistingRun::overwrite) remove_run(path);
+  remove_temporaries(path);
+  if (was_run && existing == ExistingRun::overwrite) remove_files_of_run(path);
   folder.held_a_run_ = was_run && existing == ExistingRun::resume;
   fs::create_directories(folder.checkpoints(), code);
   if (code) {
@@ -113,10 +135,29 @@ RunFolder RunFolder::open(const fs::path& path, ExistingRun existing) {
 RunFolder::RunFolder(RunFolder&& other) noexcept
     : path_(std::move(other.path_)),
       lock_(std::exchange(other.lock_, -1)),
-      held_a_run_(other.held_a_run_) {}
+      held_a_run_(other.held_a_run_),
+      created_(other.created_) {}
 
 RunFolder::~RunFolder() {
   if (lock_ >= 0) close(lock_);
+}
+
+void RunFolder::remove_run() const {
+  remove_files_of_run(path_);
+  std::error_code code;
+  fs::create_directories(checkpoints(), code);
+  if (code) runtime_error(kTag, "cannot create {}: {}", checkpoints().string(), code.message());
+}
+
+void RunFolder::abandon() const {
+  HONE_CHECK(!held_a_run_);
+  std::error_code code;
+  fs::remove(config(), code);
+  if (fs::file_size(metrics(), code) == 0 && !code) fs::remove(metrics(), code);
+  fs::remove(checkpoints(), code);  // fails unless empty
+  fs::remove_all(path_ / ".cache", code);
+  fs::remove(path_ / kLock, code);
+  if (created_) fs::remove(path_, code);
 }
 
 void RunFolder::save_config(const nlohmann::json& effective) const {

@@ -30,6 +30,12 @@ class RunFolder {
   std::filesystem::path config() const { return path_ / "run.json"; }
   bool held_a_run() const { return held_a_run_; }  // before open(), and it was kept
 
+  // Removes a run's own files: metrics, checkpoints, adapter, weights. The folder stays usable.
+  void remove_run() const;
+  // For a run that failed before its first step: removes what open() and save_config() made, and
+  // nothing else.
+  void abandon() const;
+
   void save_config(const nlohmann::json& effective) const;  // atomically
   // null: no run.json yet. UserError if it is not a JSON object.
   std::optional<nlohmann::json> load_config() const;
@@ -39,6 +45,7 @@ class RunFolder {
   std::filesystem::path path_;
   int lock_ = -1;
   bool held_a_run_ = false;
+  bool created_ = false;  // the folder itself
 };
 
 // Whether the folder holds a run of hone (finished or not).

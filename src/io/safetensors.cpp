@@ -296,6 +296,23 @@ uint64_t CheckpointReader::total_bytes() const {
   return total;
 }
 
+std::string weights_fingerprint(const fs::path& folder) {
+  constexpr size_t kEdge = 256;
+  const CheckpointReader reader = CheckpointReader::open(folder);
+  ContentHash hash;
+  for (const std::string& name : reader.names()) {
+    const TensorEntry& tensor = reader.at(name);
+    const std::string what = fmt::format("{} {} [{}]\n", name, file_type_name(tensor.type),
+                                         fmt::join(tensor.shape, ","));
+    hash.update(std::as_bytes(std::span(what.data(), what.size())));
+    const std::span<const std::byte> bytes(tensor.data, tensor.bytes);
+    const size_t edge = std::min<size_t>(kEdge, bytes.size());
+    hash.update(bytes.first(edge));
+    hash.update(bytes.last(edge));
+  }
+  return fmt::format("{:016x}", hash.value());
+}
+
 std::optional<NonFinite> find_nonfinite(const TensorEntry& tensor) {
   const ExponentTest test = exponent_test(tensor.type);
   if (test.mask == 0) return std::nullopt;

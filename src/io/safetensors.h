@@ -124,6 +124,10 @@ class CheckpointReader {
 std::map<std::string, std::string> parse_safetensors_index(const std::string& json_text,
                                                            const std::string& source);
 
+// Tells weights apart for a resume, not for security: a hash of all names, types and shapes and of
+// the first and last bytes of each tensor, so that little is read.
+std::string weights_fingerprint(const std::filesystem::path& folder);
+
 struct NonFinite {
   int64_t first = 0;  // element
   int64_t count = 0;

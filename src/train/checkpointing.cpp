@@ -2,8 +2,6 @@
 
 #include <set>
 
-#include "io/checkpoint.h"
-
 namespace hone::train {
 namespace {
 
@@ -42,9 +40,8 @@ std::filesystem::path save_checkpoint(const std::filesystem::path& checkpoints, 
                               {.save_total_limit = save_total_limit});
 }
 
-nlohmann::json restore_checkpoint(const std::filesystem::path& folder, Context& ctx,
-                                  io::LoadedModel& model, optim::AdamW& adamw) {
-  const io::TrainingCheckpoint checkpoint = io::TrainingCheckpoint::open(folder);
+void restore_checkpoint(const io::TrainingCheckpoint& checkpoint, Context& ctx,
+                        io::LoadedModel& model, optim::AdamW& adamw) {
   size_t expected = 0;
   for_each_state(model, adamw, [&](const ParamSpec& spec, std::string_view kind, const Tensor& t) {
     checkpoint.read(spec.name, kind, io::to_file_type(t.dtype()), spec.shape, bytes_of(t));
@@ -53,10 +50,9 @@ nlohmann::json restore_checkpoint(const std::filesystem::path& folder, Context& 
   if (checkpoint.tensors().size() != expected) {
     user_error("resume",
                "{} holds {} tensors but this run trains {}; it was made with other tuning options",
-               folder.string(), checkpoint.tensors().size(), expected);
+               checkpoint.folder().string(), checkpoint.tensors().size(), expected);
   }
   adamw.restored(ctx);
-  return checkpoint.state();
 }
 
 }  // namespace hone::train

@@ -5,6 +5,7 @@
 #include <filesystem>
 #include <nlohmann/json.hpp>
 
+#include "io/checkpoint.h"
 #include "io/loaded_model.h"
 #include "optim/adamw.h"
 
@@ -16,9 +17,8 @@ std::filesystem::path save_checkpoint(const std::filesystem::path& checkpoints, 
                                       io::LoadedModel& model, const optim::AdamW& adamw,
                                       const nlohmann::json& state, int save_total_limit);
 
-// Restores model and optimizer; returns the saved state. UserError if the checkpoint is damaged or
-// of another set-up.
-nlohmann::json restore_checkpoint(const std::filesystem::path& folder, Context& ctx,
-                                  io::LoadedModel& model, optim::AdamW& adamw);
+// Restores model and optimizer. UserError if the checkpoint is of another set-up.
+void restore_checkpoint(const io::TrainingCheckpoint& checkpoint, Context& ctx,
+                        io::LoadedModel& model, optim::AdamW& adamw);
 
 }  // namespace hone::train

@@ -8,7 +8,7 @@ RunLog::RunLog(const std::filesystem::path& metrics, const std::string& tensorbo
                int64_t first_step)
     : metrics_(metrics) {
   if (!tensorboard_dir.empty())
-    events_ = std::make_unique<io::EventWriter>(tensorboard_dir, first_step > 1 ? first_step : 0);
+    events_ = std::make_unique<io::EventWriter>(tensorboard_dir, first_step);
 }
 
 void RunLog::step(const StepMetrics& m) {

@@ -26,8 +26,8 @@ struct StepMetrics {
 
 class RunLog {
  public:
-  // first_step: the step that will be logged next (lines from there on were cut). tensorboard_dir
-  // may be empty.
+  // first_step > 0: TensorBoard events of an earlier run from that step on are superseded.
+  // tensorboard_dir may be empty.
   RunLog(const std::filesystem::path& metrics, const std::string& tensorboard_dir,
          int64_t first_step);
   void step(const StepMetrics& m);

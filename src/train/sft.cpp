@@ -2,6 +2,7 @@
 
 #include <chrono>
 #include <cmath>
+#include <limits>
 #include <nlohmann/json.hpp>
 
 #include "core/process.h"
@@ -22,10 +23,14 @@ using Clock = std::chrono::steady_clock;
 using Json = nlohmann::json;
 
 constexpr int64_t kDefaultMicroBatchTokens = 2048;
+constexpr const char* kFinished = "finished.json";
 
 double seconds_since(Clock::time_point t) {
   return std::chrono::duration<double>(Clock::now() - t).count();
 }
+
+// The sign of a NaN means nothing.
+double unsigned_nan(double x) { return std::isnan(x) ? std::fabs(x) : x; }
 
 class Run {
  public:
@@ -36,7 +41,14 @@ class Run {
     open_inputs();
     open_folder();
     if (finished_before_) return SftEnd::already_finished;
-    start();
+    try {
+      start();
+    } catch (...) {
+      // A run that could not begin must not stand in the way of the next try.
+      loader_.reset();
+      if (!folder_->held_a_run()) folder_->abandon();
+      throw;
+    }
     return train();
   }
 
@@ -83,7 +95,6 @@ class Run {
     l.shuffle = o_.shuffle;
     l.seed = o_.seed;
     l.threads = o_.threads;
-    loader_options_ = l;
     const int64_t n = dataset_->size();
     steps_per_epoch_ = (n + l.batch_size - 1) / l.batch_size;
     steps_ = o_.max_steps > 0 ? o_.max_steps : o_.num_epochs * steps_per_epoch_;
@@ -91,6 +102,8 @@ class Run {
                                    : static_cast<int64_t>(0.025 * static_cast<double>(steps_));
     micro_batch_tokens_ =
         o_.micro_batch_tokens > 0 ? o_.micro_batch_tokens : kDefaultMicroBatchTokens;
+    l.num_epochs = (steps_ + steps_per_epoch_ - 1) / steps_per_epoch_;
+    loader_options_ = l;
   }
 
   // What must be equal for a resumed run to go on as if never stopped.
@@ -120,46 +133,81 @@ class Run {
     }
     j["dtype"] = std::string(dtype_name(model_->dtype()));
     j["dataset_fingerprint"] = dataset_->fingerprint();
+    j["weights_fingerprint"] = weights_fingerprint_;
     j["steps"] = steps_;
     return j;
   }
 
   void open_folder() {
     const std::filesystem::path path = o_.save_dir;
-    io::ExistingRun existing = o_.existing;
-    folder_ = std::make_unique<io::RunFolder>(io::RunFolder::open(path, existing));
+    weights_fingerprint_ = io::weights_fingerprint(o_.pretrained);
+    // The run that is to be overwritten goes when nothing can stop this one from beginning.
+    const bool overwrite = o_.existing == io::ExistingRun::overwrite;
+    folder_ = std::make_unique<io::RunFolder>(
+        io::RunFolder::open(path, overwrite ? io::ExistingRun::resume : o_.existing));
     loader_options_.cache_folder = (path / ".cache").string();
-    if (o_.existing == io::ExistingRun::resume) find_checkpoint();
-    Json saved = options_json(o_);
-    saved["effective"] = {{"dtype", std::string(dtype_name(model_->dtype()))},
-                          {"steps", steps_},
-                          {"steps_per_epoch", steps_per_epoch_},
-                          {"warmup_steps", warmup_},
-                          {"micro_batch_tokens", micro_batch_tokens_},
-                          {"samples", dataset_->size()}};
-    if (!finished_before_) folder_->save_config(saved);
+    if (o_.existing != io::ExistingRun::resume) return;
+    try {
+      find_checkpoint();
+    } catch (...) {
+      if (!folder_->held_a_run()) folder_->abandon();
+      throw;
+    }
+  }
+
+  // UserError for what would make a resumed run another one. what: where `then` was read.
+  void check_identity(const std::string& what, const Json& then) const {
+    const Json now = identity();
+    for (const auto& [key, value] : now.items()) {
+      if (then.contains(key) && then[key] == value) continue;
+      user_error("resume",
+                 "{} was made with {} = {}, this run has {}; use the same value, start another run "
+                 "with --save_dir, or replace this one by --overwrite",
+                 what, key, then.contains(key) ? then[key].dump() : "nothing", value.dump());
+    }
+  }
+
+  bool has_result() const {
+    for (const char* name :
+         {"adapter_model.safetensors", "model.safetensors", "model.safetensors.index.json"}) {
+      if (std::filesystem::exists(folder_->path() / name)) return true;
+    }
+    return false;
   }
 
   void find_checkpoint() {
     std::vector<std::string> skipped;
-    std::optional<std::filesystem::path> found;
     if (!o_.resume_from.empty()) {
-      found = o_.resume_from;
+      const bool inside = std::filesystem::weakly_canonical(o_.resume_from).parent_path() ==
+                          std::filesystem::weakly_canonical(folder_->checkpoints());
+      if (!inside && folder_->held_a_run()) {
+        user_error("resume",
+                   "{} is not a checkpoint of {}, which already holds a run; give --save_dir "
+                   "another folder",
+                   o_.resume_from, o_.save_dir);
+      }
+      checkpoint_ = io::TrainingCheckpoint::open(o_.resume_from);
     } else {
-      const std::filesystem::path finished = folder_->path() / "finished.json";
-      if (std::filesystem::exists(finished)) {
-        const Json done = Json::parse(io::read_text_file(finished, 1 << 20), nullptr, false);
-        if (done.is_object() && done.value("identity", Json()) == identity()) {
+      const std::filesystem::path finished = folder_->path() / kFinished;
+      if (std::filesystem::exists(finished) && has_result()) {
+        const Json done = Json::parse(io::read_text_file(finished, 16 << 20), nullptr, false);
+        if (done.is_object()) {
+          check_identity(folder_->path().string(), done.value("identity", Json::object()));
           say(fmt::format("{} holds a finished run of {} steps; nothing is left to do",
                           folder_->path().string(), steps_));
           finished_before_ = true;
           return;
         }
       }
-      found = io::latest_checkpoint(folder_->checkpoints(), &skipped);
+      checkpoint_ = io::open_latest_checkpoint(folder_->checkpoints(), &skipped);
     }
     for (const std::string& line : skipped) say("warning: " + line);
-    if (!found) {
+    if (!checkpoint_) {
+      if (!skipped.empty()) {
+        user_error("resume",
+                   "no checkpoint in {} can be used (see above); --overwrite starts afresh",
+                   folder_->checkpoints().string());
+      }
       if (!o_.resume_auto) {
         user_error("resume",
                    "{} has no checkpoint to resume from; use --resume auto to start afresh, or "
@@ -169,32 +217,62 @@ class Run {
       say("no checkpoint to resume from: starting afresh");
       return;
     }
-    checkpoint_ = *found;
-    const io::TrainingCheckpoint opened = io::TrainingCheckpoint::open(checkpoint_);
-    const Json& state = opened.state();
-    const Json now = identity();
-    const Json then = state.value("identity", Json::object());
-    for (const auto& [key, value] : now.items()) {
-      if (then.contains(key) && then[key] == value) continue;
-      user_error("resume",
-                 "{} was made with {} = {}, this run has {}; use the same value, or start another "
-                 "run with --save_dir",
-                 checkpoint_.string(), key, then.contains(key) ? then[key].dump() : "nothing",
-                 value.dump());
-    }
+    const Json& state = checkpoint_->state();
+    check_identity(checkpoint_->folder().string(), state.value("identity", Json::object()));
+    done_ = state_count(state, "step", steps_);
+    updates_ = state_count(state, "updates", done_);
+    if (done_ != checkpoint_->step()) bad_state("step");
     // The split into micro-batches decides the last bits of gradients.
-    const int64_t saved_tokens = state.value("micro_batch_tokens", micro_batch_tokens_);
+    const int64_t saved_tokens =
+        state_count(state, "micro_batch_tokens", std::numeric_limits<int64_t>::max());
+    if (saved_tokens == 0) bad_state("micro_batch_tokens");
     if (o_.micro_batch_tokens == 0) micro_batch_tokens_ = saved_tokens;
     if (micro_batch_tokens_ != saved_tokens) {
-      say(
-          fmt::format("warning: micro-batches of {} tokens instead of {}: the run goes on equal to "
-                      "rounding, not bit for bit",
-                      micro_batch_tokens_, saved_tokens));
+      say(fmt::format(
+          "warning: micro-batches of {} tokens instead of {}: the run goes on equal to rounding, "
+          "not bit for bit",
+          micro_batch_tokens_, saved_tokens));
     }
+  }
+
+  [[noreturn]] void bad_state(const char* field) const {
+    user_error("resume",
+               "{}: \"{}\" of the saved state makes no sense; resume from another checkpoint",
+               checkpoint_->folder().string(), field);
+  }
+
+  int64_t state_count(const Json& state, const char* field, int64_t most) const {
+    const auto it = state.find(field);
+    if (it == state.end() || !it->is_number_integer()) bad_state(field);
+    const auto value = it->get<int64_t>();
+    if (value < 0 || value > most) bad_state(field);
+    return value;
+  }
+
+  // The folder becomes this run's: what is in it from now on belongs to this history.
+  void claim_folder() {
+    if (o_.existing == io::ExistingRun::overwrite) folder_->remove_run();
+    std::filesystem::remove(folder_->path() / kFinished);
+    io::discard_checkpoints_after(folder_->checkpoints(), done_);
+    Json saved = options_json(o_);
+    saved["effective"] = {{"dtype", std::string(dtype_name(model_->dtype()))},
+                          {"steps", steps_},
+                          {"steps_per_epoch", steps_per_epoch_},
+                          {"warmup_steps", warmup_},
+                          {"micro_batch_tokens", micro_batch_tokens_},
+                          {"samples", dataset_->size()}};
+    folder_->save_config(saved);
+    io::MetricsLog::cut_back(folder_->metrics(), done_);
+    // A resumed run takes the place of what an earlier one logged from its next step on.
+    log_ = std::make_unique<RunLog>(folder_->metrics(), o_.tensorboard_dir,
+                                    o_.existing == io::ExistingRun::resume ? done_ + 1 : 0);
   }
 
   void start() {
     for (const std::string& line : tuning_table(*model_)) say(line);
+    // Samples are prepared while the weights are read.
+    loader_ = std::make_unique<data::Loader>(dataset_, loader_options_);
+    if (done_ < steps_) loader_->start(done_ / steps_per_epoch_, done_ % steps_per_epoch_);
     model_->load(o_.seed);
     ctx_ = model_->context();
     ctx_.policy = o_.grad_checkpoint ? BlockPolicy::recompute : BlockPolicy::keep;
@@ -207,15 +285,12 @@ class Run {
                                                                  .weight_decay = o_.weight_decay,
                                                                  .decay_norm = !o_.no_decay_norm,
                                                                  .decay_bias = !o_.no_decay_bias});
-    if (!checkpoint_.empty()) {
-      const Json state = restore_checkpoint(checkpoint_, ctx_, *model_, *adamw_);
-      done_ = state.at("step").get<int64_t>();
-      updates_ = state.at("updates").get<int64_t>();
-      say(fmt::format("resumed from {} after step {}", checkpoint_.string(), done_));
+    if (checkpoint_) {
+      restore_checkpoint(*checkpoint_, ctx_, *model_, *adamw_);
+      say(fmt::format("resumed from {} after step {}", checkpoint_->folder().string(), done_));
+      checkpoint_.reset();
     }
-    io::MetricsLog::cut_back(folder_->metrics(), done_);
-    log_ = std::make_unique<RunLog>(folder_->metrics(), o_.tensorboard_dir, done_ + 1);
-    loader_ = std::make_unique<data::Loader>(dataset_, loader_options_);
+    claim_folder();
     if (o_.self_check) self_check();
   }
 
@@ -223,6 +298,10 @@ class Run {
     const auto begin = Clock::now();
     first_ = done_;
     while (done_ < steps_) {
+      if (stopped() && done_ == first_) {
+        say(fmt::format("interrupted before step {}; go on with --resume auto", done_ + 1));
+        return SftEnd::interrupted;
+      }
       const int64_t s = done_;
       const auto step_begin = Clock::now();
       StepMetrics m = one_step(s);
@@ -234,13 +313,13 @@ class Run {
       if (eval_dataset_ &&
           (o_.eval_steps > 0 ? done_ % o_.eval_steps == 0 || done_ == steps_ : epoch_end))
         evaluate(m);
-      log_->step(m);
+      log_step(m);
       if (events_.progress) {
         const double each = seconds_since(begin) / static_cast<double>(done_ - first_);
         events_.progress({done_, steps_, m.loss, m.learning_rate, m.grad_norm, m.tokens_per_second,
                           each * static_cast<double>(steps_ - done_), m.tokens, m.peak_memory});
       }
-      const bool stop = events_.stop != nullptr && events_.stop->load() != 0;
+      const bool stop = stopped();
       if (done_ < steps_ && (stop || (o_.save_steps > 0 && done_ % o_.save_steps == 0))) save(stop);
       if (stop && done_ < steps_) {
         say(fmt::format("interrupted after step {}; go on with --resume auto", done_));
@@ -248,9 +327,23 @@ class Run {
       }
     }
     dataset_->warn_untrainable();
-    if (o_.save_steps > 0) save(false);
+    if (o_.save_steps > 0 && done_ > first_) save(false);
     save_result();
     return SftEnd::finished;
+  }
+
+  bool stopped() const { return events_.stop != nullptr && events_.stop->load() != 0; }
+
+  // A disk that is full for a checkpoint is full for the log.
+  void log_step(const StepMetrics& m) {
+    try {
+      log_->step(m);
+    } catch (const RuntimeError& e) {
+      if (o_.on_save_error == OnSaveError::stop) throw;
+      if (!log_failed_)
+        say(fmt::format("warning: {}; the run goes on without these lines", e.what()));
+      log_failed_ = true;
+    }
   }
 
   StepMetrics one_step(int64_t s) {
@@ -276,10 +369,12 @@ class Run {
         forward_backward(ctx_, model_->decoder(), objective_, micro_batches, step.trained_tokens)
             .loss;
     m.grad_norm = optim::gradient_norm(ctx_);
+    if (profiled) ctx_.observer = nullptr;
     if (!std::isfinite(m.loss) || !std::isfinite(m.grad_norm)) {
       non_finite(step, m);
       return m;
     }
+    if (profiled) ctx_.observer = &profiler;
     adamw_->step(ctx_, m.learning_rate, optim::clip_scale(m.grad_norm, o_.grad_clip), ++updates_);
     if (profiled) {
       ctx_.observer = nullptr;
@@ -306,16 +401,33 @@ class Run {
     const std::string text = fmt::format(
         "step {}: loss {} and gradient norm {} are not finite; samples: {}; the batch is saved as "
         "{} (replay it with --dataset)",
-        m.step, m.loss, m.grad_norm, where, path.string());
+        m.step, unsigned_nan(m.loss), unsigned_nan(m.grad_norm), where, path.string());
     if (o_.on_nonfinite == OnNonFinite::stop) {
+      const bool kept = keep_last_good();
       runtime_error("nonfinite",
-                    "{}; the last update was step {}; lower --lr, or go on past such steps with "
-                    "--on_nonfinite skip",
-                    text, m.step - 1);
+                    "{}; the last update was step {}{}; lower --lr, or go on past such steps with "
+                    "{}--on_nonfinite skip",
+                    text, m.step - 1, kept ? ", and a checkpoint of it is saved" : "",
+                    kept ? "--resume auto " : "");
     }
     m.skipped = true;
     ++skipped_;
     say(fmt::format("warning: {}; skipped ({} so far)", text, skipped_));
+  }
+
+  // Before a stop: the state after the last update, beside the checkpoints that are there.
+  bool keep_last_good() {
+    if (done_ == 0) return false;
+    try {
+      if (!log_failed_) log_->sync();
+      if (done_ > first_) {
+        save_checkpoint(folder_->checkpoints(), done_, *model_, *adamw_, state(), 0);
+      }
+      return true;
+    } catch (const RuntimeError& e) {
+      say(fmt::format("warning: {}", e.what()));
+      return false;
+    }
   }
 
   Json state() const {
@@ -327,8 +439,8 @@ class Run {
   }
 
   void save(bool interrupted) {
-    log_->sync();
     try {
+      log_->sync();
       const auto folder = save_checkpoint(folder_->checkpoints(), done_, *model_, *adamw_, state(),
                                           o_.save_total_limit);
       say(fmt::format("saved {}", folder.string()));
@@ -347,8 +459,8 @@ class Run {
       io::save_model(folder_->path(), *model_);
       say(fmt::format("saved the model in {}", folder_->path().string()));
     }
-    log_->sync();
-    io::write_file_atomically(folder_->path() / "finished.json",
+    if (!log_failed_) log_->sync();
+    io::write_file_atomically(folder_->path() / kFinished,
                               Json({{"step", done_}, {"identity", identity()}}).dump(1) + "\n");
   }
 
@@ -412,13 +524,14 @@ class Run {
   std::unique_ptr<optim::AdamW> adamw_;
   loss::SftObjective objective_;
   Context ctx_;
-  std::filesystem::path checkpoint_;
+  std::optional<io::TrainingCheckpoint> checkpoint_;  // to resume from; until start()
+  std::string weights_fingerprint_;
   std::vector<int32_t> stop_ids_;
   int64_t steps_per_epoch_ = 0, steps_ = 0, warmup_ = 0, micro_batch_tokens_ = 0;
   int64_t done_ = 0, first_ = 0;
   int64_t updates_ = 0;  // made so far: what Adam's bias correction counts
   int64_t skipped_ = 0;
-  bool finished_before_ = false;
+  bool finished_before_ = false, log_failed_ = false;
 };
 
 }  // namespace

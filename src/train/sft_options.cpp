@@ -13,6 +13,11 @@ void positive(const char* flag, int64_t value) {
   if (value < 1) user_error(flag, "{} is not a count; use 1 or more", value);
 }
 
+// Keeps products of counts far from overflow.
+void at_most(const char* flag, int64_t value, int64_t most) {
+  if (value > most) user_error(flag, "{} is more than {}; use less", value, most);
+}
+
 void not_negative(const char* flag, double value) {
   if (!(value >= 0) || !std::isfinite(value))
     user_error(flag, "{} is not usable; use 0 or a positive number", value);
@@ -45,6 +50,9 @@ void check_options(const SftOptions& o) {
   positive("num_epochs", o.num_epochs);
   positive("batch_size", o.batch_size);
   positive("accumulation_steps", o.accumulation_steps);
+  at_most("num_epochs", o.num_epochs, 1'000'000);
+  at_most("batch_size", o.batch_size, 1'000'000'000);
+  at_most("accumulation_steps", o.accumulation_steps, 1'000'000'000);
   if (o.max_length < 2)
     user_error("max_length", "{} leaves nothing to predict; use 2 or more", o.max_length);
   if (o.max_steps < 0) user_error("max_steps", "{} is negative; use 0 for no limit", o.max_steps);
