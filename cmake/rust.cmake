@@ -4,11 +4,13 @@ find_program(CARGO cargo REQUIRED)
 get_filename_component(CARGO_FOLDER ${CARGO} DIRECTORY)
 find_program(RUSTC rustc HINTS ${CARGO_FOLDER} REQUIRED)
 set(HF_TEXT_DIR ${CMAKE_SOURCE_DIR}/rust/hf_text)
-set(HF_TEXT_LIB ${CMAKE_BINARY_DIR}/rust/release/libhf_text.a)
+# Where cargo builds: build folders that differ in C++ flags alone may share one.
+set(HF_TEXT_TARGET ${CMAKE_BINARY_DIR}/rust CACHE PATH "target folder of cargo")
+set(HF_TEXT_LIB ${HF_TEXT_TARGET}/release/libhf_text.a)
 file(GLOB_RECURSE HF_TEXT_SOURCES CONFIGURE_DEPENDS ${HF_TEXT_DIR}/src/*.rs)
 add_custom_command(
   OUTPUT ${HF_TEXT_LIB}
-  COMMAND ${CMAKE_COMMAND} -E env CARGO_TARGET_DIR=${CMAKE_BINARY_DIR}/rust RUSTC=${RUSTC}
+  COMMAND ${CMAKE_COMMAND} -E env CARGO_TARGET_DIR=${HF_TEXT_TARGET} RUSTC=${RUSTC}
           ${CARGO} build --release --locked --quiet --manifest-path ${HF_TEXT_DIR}/Cargo.toml
   DEPENDS ${HF_TEXT_SOURCES} ${HF_TEXT_DIR}/Cargo.toml ${HF_TEXT_DIR}/Cargo.lock
   COMMENT "cargo build hf_text"

@@ -2,9 +2,11 @@
 # Runs the tests under sanitizers and the fuzzers:
 #   tools/check_sanitizers.sh          everything: all tests under address + undefined, those that use
 #                                      threads under thread, each fuzzer for ten minutes
-#   tools/check_sanitizers.sh --short  the fast tests under address + undefined, each fuzzer for 20 s
-# Builds in build-asan, build-tsan and build-fuzz. The fuzzers need clang (on Debian: clang and
-# libclang-rt-14-dev); without it they are left out, and that is said.
+#   tools/check_sanitizers.sh --short  the fast tests of what reads files under address + undefined,
+#                                      each fuzzer for ten seconds
+# Builds in build-asan, build-tsan and build-fuzz; the Rust library is taken from build. The fuzzers
+# need clang (on Debian 12: clang-14 and libclang-rt-14-dev); without it they are left out, and that
+# is said.
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -12,33 +14,42 @@ short=no
 [ "${1:-}" != --short ] || short=yes
 jobs=${HONE_JOBS:-$(getconf _NPROCESSORS_ONLN)}
 
-sanitized() {  # FOLDER SANITIZERS ctest arguments...
-  folder=$1 sanitizers=$2
-  shift 2
-  HONE_BUILD=$folder HONE_CMAKE="-DHONE_SANITIZE=$sanitizers" ./run build
+rust="-DHF_TEXT_TARGET=$PWD/build/rust"
+
+sanitized() {  # FOLDER SANITIZERS TARGETS ctest arguments...
+  folder=$1 sanitizers=$2 targets=$3
+  shift 3
+  # shellcheck disable=SC2086
+  HONE_BUILD=$folder HONE_CMAKE="-DHONE_SANITIZE=$sanitizers $rust" ./run build $targets
   ctest --test-dir "$folder" -j "$jobs" --output-on-failure "$@"
 }
 
 export UBSAN_OPTIONS=print_stacktrace=1
 if [ $short = yes ]; then
-  sanitized build-asan address,undefined -L fast
+  readers=""
+  for test in tests/io_*_test.cpp tests/data_*_test.cpp tests/text_*_test.cpp \
+    tests/models_*_test.cpp; do
+    name=$(basename "$test" .cpp)
+    case $name in *_slow_test) ;; *) readers="$readers $name" ;; esac
+  done
+  sanitized build-asan address,undefined "$readers" -L fast -R '^(io|data|text|models)_'
 else
-  sanitized build-asan address,undefined
-  sanitized build-tsan thread -R '^(core|data|text|rollout|train|io)_'
+  sanitized build-asan address,undefined all
+  sanitized build-tsan thread all -R '^(core|data|text|rollout|train|io)_'
 fi
 
-if [ ! -d tests/fuzz ]; then
-  echo "check_sanitizers: no fuzzers in tests/fuzz"
-  exit 1
-fi
-if ! command -v clang++ > /dev/null; then
+clang=""
+for candidate in clang++ clang++-14 clang++-18 clang++-19; do
+  if command -v "$candidate" > /dev/null; then clang=$candidate; break; fi
+done
+if [ -z "$clang" ]; then
   echo "check_sanitizers: clang++ is not installed, the fuzzers were left out"
   exit 0
 fi
-HONE_BUILD=build-fuzz HONE_CMAKE="-DHONE_FUZZ=ON -DHONE_TESTS=OFF
-  -DCMAKE_C_COMPILER=clang -DCMAKE_CXX_COMPILER=clang++" ./run build fuzzers
+HONE_BUILD=build-fuzz HONE_CMAKE="-DHONE_FUZZ=ON -DHONE_TESTS=OFF $rust
+  -DCMAKE_C_COMPILER=clang${clang#clang++} -DCMAKE_CXX_COMPILER=$clang" ./run build fuzzers
 seconds=600
-[ $short = no ] || seconds=20
+[ $short = no ] || seconds=10
 for fuzzer in build-fuzz/tests/fuzz/*_fuzz; do
   name=$(basename "$fuzzer")
   echo "== $name for $seconds s"
