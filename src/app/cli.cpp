@@ -106,7 +106,7 @@ std::string did_you_mean(std::string_view word, const std::vector<std::string>& 
   for (const std::string& name : known) {
     const std::string candidate = bare(name);
     int d = distance(wanted, candidate);
-    if (wanted.size() >= 4 && (candidate.starts_with(wanted) || wanted.starts_with(candidate)) &&
+    if (wanted.size() >= 3 && (candidate.starts_with(wanted) || wanted.starts_with(candidate)) &&
         candidate.size() >= 3)
       d = std::min(d, 1);
     if (d < best_distance || (best.empty() && d <= best_distance)) {
@@ -196,9 +196,11 @@ void Command::choice(const std::string& names, std::string& value, std::vector<s
   Flag& f = add(names, std::move(help), fmt::format("{}", fmt::join(words, "|")));
   f.info.default_text = value;
   f.set = [&value, words, name = f.shown()](const std::vector<std::string>& v) {
-    if (std::find(words.begin(), words.end(), v[0]) == words.end())
-      user_error("flags", "{} {} is not known{}; use one of: {}", name,
-                 v[0].empty() ? "\"\"" : v[0], did_you_mean(v[0], words), fmt::join(words, ", "));
+    if (std::find(words.begin(), words.end(), v[0]) == words.end()) {
+      const std::string hint = did_you_mean(v[0], words);
+      user_error("flags", "{} {} is not known{} one of: {}", name, v[0].empty() ? "\"\"" : v[0],
+                 hint.empty() ? "; use" : hint + " Use", fmt::join(words, ", "));
+    }
     value = v[0];
   };
 }
@@ -304,6 +306,7 @@ bool Command::parse(const std::vector<std::string>& args) {
 
 void Command::read_config(const std::string& path) {
   for (const ConfigEntry& entry : read_config_file(path)) {
+    if (entry.key == "existing") continue;  // of a run's own file; said by --resume and --overwrite
     if (entry.key == "command" && entry.values.size() == 1) {
       // A run's configuration also serves its plan.
       if (entry.values[0] != name_ && !name_.ends_with(" " + entry.values[0]))

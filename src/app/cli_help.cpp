@@ -64,7 +64,11 @@ std::string flag_line(const FlagInfo& f, int width) {
 
 std::string Command::help(int width) const {
   std::string out = fmt::format("hone {}: {}\n", name_, summary_);
-  if (!description_.empty()) out += "\n" + description_ + "\n";
+  if (!description_.empty()) {
+    std::string text = description_;
+    std::replace(text.begin(), text.end(), '\n', ' ');
+    out += "\n" + wrapped(text, 0, width, 0) + "\n";
+  }
   std::vector<std::string> groups;
   for (const auto& f : flags()) {
     if (std::find(groups.begin(), groups.end(), f.group) == groups.end()) groups.push_back(f.group);

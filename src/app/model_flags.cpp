@@ -1,6 +1,7 @@
 #include "app/model_flags.h"
 
 #include <algorithm>
+#include <filesystem>
 
 #include "app/terminal.h"
 #include "app/units.h"
@@ -47,12 +48,25 @@ void SamplingFlags::add(Command& c) {
   c.flag("--ignore_eos", o.ignore_eos, "Go on to --max_new_tokens whatever is drawn");
 }
 
-std::vector<int32_t> stop_ids(const models::ModelConfig& config, const data::TextModel& text) {
+std::vector<int32_t> stop_ids(const models::ModelConfig& config, const data::TextModel* text) {
   std::vector<int32_t> ids = config.eos_token_ids;
-  if (ids.empty() && text.tokenizer.eos_id()) ids.push_back(*text.tokenizer.eos_id());
-  for (const int32_t id : text.stop_ids)
+  if (text == nullptr) return ids;
+  if (ids.empty() && text->tokenizer.eos_id()) ids.push_back(*text->tokenizer.eos_id());
+  for (const int32_t id : text->stop_ids)
     if (std::find(ids.begin(), ids.end(), id) == ids.end()) ids.push_back(id);
   return ids;
+}
+
+std::unique_ptr<data::TextModel> load_text(const std::string& pretrained,
+                                           const std::string& conversation_template) {
+  namespace fs = std::filesystem;
+  if (pretrained.empty())
+    user_error("flags", "no model was given; use --pretrained DIR, a Hugging Face folder");
+  if (fs::is_directory(pretrained) && !fs::exists(fs::path(pretrained) / "tokenizer.json") &&
+      conversation_template.empty())
+    return nullptr;
+  return std::make_unique<data::TextModel>(
+      data::TextModel::load(pretrained, conversation_template));
 }
 
 }  // namespace hone::app

@@ -28,7 +28,12 @@ struct SamplingFlags {
 };
 
 // Tokens that end a completion: of generation_config.json, else config.json, else the tokenizer,
-// and those of a conversation_template.
-std::vector<int32_t> stop_ids(const models::ModelConfig& config, const data::TextModel& text);
+// and those of a conversation_template. text may be null.
+std::vector<int32_t> stop_ids(const models::ModelConfig& config, const data::TextModel* text);
+
+// The text side of the model; null for a folder without tokenizer.json, whose models take token
+// lists only.
+std::unique_ptr<data::TextModel> load_text(const std::string& pretrained,
+                                           const std::string& conversation_template = "");
 
 }  // namespace hone::app

@@ -68,7 +68,7 @@ class Conversation {
                  f.model.pretrained);
     model_ = f.model.load();
     ctx_ = model_->context();
-    options_.stop_ids = stop_ids(model_->config(), text_);
+    options_.stop_ids = stop_ids(model_->config(), &text_);
     options_.num_samples = 1;
     reader_.emplace(&text_, model_->config().vocab_size, f.system_prompt);
   }

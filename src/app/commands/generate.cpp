@@ -41,14 +41,21 @@ std::string answer_line(Json fields, const std::vector<int32_t>& prompt,
   return line;
 }
 
+// Without special tokens, and without ids of embeddings that no token stands for.
+std::string completion_text(const Tokenizer& tokenizer, const std::vector<int32_t>& tokens) {
+  std::vector<int32_t> known;
+  for (const int32_t id : tokens)
+    if (tokenizer.token_of(id)) known.push_back(id);
+  return tokenizer.decode(known, /*skip_special_tokens=*/true);
+}
+
 int run(const Flags& f) {
   rollout::SamplingOptions options = f.sampling.o;
   rollout::check_sampling(options);
   JsonLines input(f.input);
-  const auto text = std::make_unique<data::TextModel>(
-      data::TextModel::load(f.model.pretrained, f.conversation_template));
+  const auto text = load_text(f.model.pretrained, f.conversation_template);
   const auto model = f.model.load();
-  options.stop_ids = stop_ids(model->config(), *text);
+  options.stop_ids = stop_ids(model->config(), text.get());
   const PromptReader reader(text.get(), model->config().vocab_size, f.system_prompt);
   Output output(f.output);
   Context ctx = model->context();
@@ -70,12 +77,9 @@ int run(const Flags& f) {
     }
     const auto begin = Clock::now();
     rollout::generate(ctx, model->decoder(), prompts, options, [&](const rollout::Completion& c) {
-      std::vector<int32_t> known;  // ids of embeddings that no token stands for have no text
-      for (const int32_t id : c.tokens)
-        if (text->tokenizer.token_of(id)) known.push_back(id);
       drawn += static_cast<int64_t>(c.tokens.size());
       output.write(answer_line(fields[c.prompt], prompts[c.prompt].tokens, c,
-                               text->tokenizer.decode(known, /*skip_special_tokens=*/true)));
+                               text ? completion_text(text->tokenizer, c.tokens) : ""));
     });
     seconds += std::chrono::duration<double>(Clock::now() - begin).count();
     output.flush();
@@ -93,8 +97,8 @@ int run(const Flags& f) {
 void add_generate(Cli& cli) {
   Command& c = cli.add(
       "generate", "answer prompts, a JSON line each",
-      "A line of input is {\"prompt\": \"text\"}, a list of messages, {\"messages\": [...]} or\n"
-      "{\"tokens\": [...]}. A line of output has its fields and \"prompt_tokens\", \"tokens\",\n"
+      "A line of input is {\"prompt\": \"text\"}, a list of messages, {\"messages\": [...]} or "
+      "{\"tokens\": [...]}. A line of output has its fields and \"prompt_tokens\", \"tokens\", "
       "\"logprobs\", \"completion\", \"finish_reason\", \"sample\". Samples don't depend on "
       "--batch_size.");
   const auto f = std::make_shared<Flags>();

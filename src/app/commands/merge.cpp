@@ -123,10 +123,8 @@ constexpr size_t kMaxPrompts = 32, kMaxPromptTokens = 128;
 
 std::vector<rollout::Prompt> sample_prompts(const Flags& f, const models::ModelConfig& config) {
   std::vector<rollout::Prompt> prompts;
-  std::optional<data::TextModel> text;
-  if (fs::exists(fs::path(f.model.pretrained) / "tokenizer.json"))
-    text = data::TextModel::load(f.model.pretrained);
-  const PromptReader reader(text ? &*text : nullptr, config.vocab_size, "");
+  const auto text = load_text(f.model.pretrained);
+  const PromptReader reader(text.get(), config.vocab_size, "");
   const auto add = [&](std::vector<int32_t> tokens) {
     if (tokens.size() > kMaxPromptTokens) tokens.resize(kMaxPromptTokens);
     prompts.push_back({std::move(tokens), prompts.size()});

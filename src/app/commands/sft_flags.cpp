@@ -173,7 +173,7 @@ void check_original(const Command& c, const SftFlags& f, SftRequest& r) {
   static const std::vector<std::string> kPlugins = {"zero2", "ddp", "gemini",   "gemini_auto",
                                                     "moe",   "3d",  "zero2_cpu"};
   if (std::find(kPlugins.begin(), kPlugins.end(), f.plugin) == kPlugins.end())
-    user_error("flags", "--plugin {} is not known{}; on one process none is needed", f.plugin,
+    user_error("flags", "--plugin {} is not known, and on one process none is needed{}", f.plugin,
                did_you_mean(f.plugin, kPlugins));
   if (f.zero_stage < 0 || f.zero_stage > 2)
     user_error("flags", "--zero_stage {}: there are 0, 1 and 2, which mean the same on one process",
@@ -341,8 +341,7 @@ SftRequest sft_request(const Command& c, const SftFlags& f, bool need_data) {
   o = f.o;
   if (o.pretrained.empty())
     user_error("flags", "no model was given; use --pretrained DIR, a Hugging Face folder");
-  if (need_data && o.dataset.empty())
-    user_error("flags", "no data was given; use --dataset FILE");
+  if (need_data && o.dataset.empty()) user_error("flags", "no data was given; use --dataset FILE");
   check_original(c, f, r);
   o.dtype = parse_dtype("--dtype", f.dtype);
   if (c.given("--mixed_precision")) {
