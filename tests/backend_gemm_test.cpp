@@ -617,6 +617,9 @@ TEST_P(GemmPaths, WeightGradients) {
         check_dw(GetParam(), {s[0], s[1], s[2], dy, x, true, 0.25F, 3}, 22);
       }
       check_dw(GetParam(), {70, 24, 33, dy, x, false, 1, 1, {0, 0, 1, 34, 34, 70}}, 23);
+      check_dw(GetParam(), {70, 45, 5, dy, x, false, -2, 1, {0, 0, 1, 34, 34, 70}}, 24);
+      check_dw(GetParam(), {70, 5, 45, dy, x, false, -2, 1, {0, 0, 1, 34, 34, 70}}, 25);
+      check_dw(GetParam(), {90, 100, 64, dy, x, true, 1, 0}, 26);
     }
   }
 }

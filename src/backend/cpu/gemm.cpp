@@ -236,6 +236,44 @@ void run_narrow_job(const KernelCtx& ctx, const GemmNarrowJob& job) {
   });
 }
 
+// dw is much taller than wide and no path of its own takes it: its transpose is computed, so that
+// the wide dy is the weight operand (packed in passing) and not the one that is prepared.
+bool is_tall(Isa isa, const GemmDwDesc& d) {
+  return !is_narrow(isa, d) && d.x.shape[1] <= kGemmNarrow && d.dy.shape[1] >= 4 * d.x.shape[1];
+}
+
+int64_t tall_bytes(const GemmDwDesc& d) { return round_up(d.x.shape[1] * d.dy.shape[1] * 4, 64); }
+
+// sums [k, n] = xᵀ dy over the rows of a group.
+GemmJob tall_job_of(const GemmDwDesc& d, int64_t begin, int64_t end, void* sums) {
+  GemmJob job = {};
+  job.x = rows_of(d.x, begin, end);
+  job.w = rows_of(d.dy, begin, end);
+  job.t = d.x.shape[1];
+  job.n = d.dy.shape[1];
+  job.k = end - begin;
+  job.y = {sums, job.t, job.n, job.n * 4, GemmElem::f32};
+  job.alpha = 1;
+  job.x_by_depth = job.w_by_depth = true;
+  return job;
+}
+
+void add_transposed(const KernelCtx& ctx, const float* sums, const View& dw, float alpha) {
+  constexpr int64_t kRows = 256;
+  const int64_t n_total = dw.shape[0], k_total = dw.shape[1];
+  ctx.pool->run(ceil_div(n_total, kRows), [&](int64_t task, int) {
+    for (int64_t n = task * kRows; n < std::min(n_total, (task + 1) * kRows); ++n) {
+      char* row = static_cast<char*>(dw.data) + n * dw.stride[0] * 4;
+      for (int64_t k = 0; k < k_total; ++k) {
+        float f;
+        __builtin_memcpy(&f, row + k * 4, 4);
+        f += alpha * sums[k * n_total + n];
+        __builtin_memcpy(row + k * 4, &f, 4);
+      }
+    }
+  });
+}
+
 template <class Desc>
 int64_t rows_total(const Desc& d) {
   return d.x.shape[0];
@@ -262,6 +300,16 @@ size_t scratch(const DeviceProps& props, const Desc& d) {
             narrow_job_of(d, g, begin, gemm_rows_end(d.row_offsets, g, rows_total(d)));
         most = std::max(most, static_cast<size_t>(narrow_prepared_bytes(job) +
                                                   kGemmNarrowScratch * props.threads));
+      }
+      return most;
+    }
+    if (is_tall(isa, d)) {
+      for (int g = 0; g < d.groups; ++g) {
+        const int64_t begin = gemm_rows_begin(d.row_offsets, g);
+        const GemmJob job =
+            tall_job_of(d, begin, gemm_rows_end(d.row_offsets, g, rows_total(d)), nullptr);
+        most = std::max(
+            most, scratch_of(props, kind_of(isa, job), job) + static_cast<size_t>(tall_bytes(d)));
       }
       return most;
     }
@@ -319,6 +367,19 @@ Status run_gemm_dw(const KernelCtx& ctx, const GemmDwDesc& d) {
       const int64_t begin = gemm_rows_begin(d.row_offsets, g),
                     end = gemm_rows_end(d.row_offsets, g, rows_total(d));
       if (begin < end) run_narrow_job(ctx, narrow_job_of(d, g, begin, end));
+    }
+  } else if (is_tall(isa, d)) {
+    KernelCtx rest = ctx;
+    rest.scratch = static_cast<char*>(ctx.scratch) + tall_bytes(d);
+    rest.scratch_bytes = ctx.scratch_bytes - static_cast<size_t>(tall_bytes(d));
+    for (int g = 0; g < d.groups; ++g) {
+      const int64_t begin = gemm_rows_begin(d.row_offsets, g);
+      const int64_t end = gemm_rows_end(d.row_offsets, g, rows_total(d));
+      if (begin == end) continue;
+      const GemmJob job = tall_job_of(d, begin, end, ctx.scratch);
+      const Kind kind = kind_of(isa, job);
+      run_job(rest, kind, job, cut_of(*ctx.props, kind, job));
+      add_transposed(ctx, static_cast<const float*>(ctx.scratch), d.dw[g], d.alpha);
     }
   } else {
     for_groups(d, [&](const GemmJob& job) {

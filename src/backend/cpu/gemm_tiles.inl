@@ -32,8 +32,6 @@ void split_row(const char* row, int64_t r, bool of_x, int64_t e0, uint16_t* out)
   }
 }
 
-inline void fetch_to_write(const char* p) { __asm__ volatile("prefetchw %0" : : "m"(*p)); }
-
 // What is done between the tile instructions: rows of a finished block are rounded and stored,
 // memory is fetched into L2.
 struct Between {

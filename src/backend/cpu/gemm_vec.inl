@@ -157,6 +157,9 @@ Vec expand_some(GemmElem type, const char* p, int64_t count) {
   return static_cast<uint16_t>((u + 0x7fffu + ((u >> 16) & 1)) >> 16);
 }
 
+// Asks for a line that will be written.
+inline void fetch_to_write(const char* p) { __asm__ volatile("prefetchw %0" : : "m"(*p)); }
+
 // y[t0.., n0..) from c[rows][ldc]: alpha (where not applied before), bias, add, one rounding.
 [[maybe_unused]] void finish(const GemmJob& job, const float* c, int64_t ldc, int64_t t0,
                              int64_t rows, int64_t n0, int64_t cols) {

@@ -131,6 +131,7 @@ void panel(const GemmJob* job, const GemmChunk* chunk, int64_t t0, int64_t rows,
   Piece pieces[kMaxPieces];
   const int count = list_pieces(*job, *chunk, t0, pieces);
   const int64_t vecs = (cols + kLanes - 1) / kLanes, width = vecs * kLanes;
+  const int64_t y_bytes = cols * elem_bytes(job->y.type);
   bool go_on = false;
   for (int p = 0; p < count; ++p) {
     const Piece& piece = pieces[p];
@@ -142,6 +143,7 @@ void panel(const GemmJob* job, const GemmChunk* chunk, int64_t t0, int64_t rows,
       const int64_t steps = min_of(depth_block, piece.depth - d);
       (job->w_by_depth ? pack_columns : pack_rows)(*piece.w, piece.part, n0, cols, d, steps, width,
                                                    packed);
+      const bool last = p + 1 == count && d + steps == piece.depth;
       // the next block of w is on its way while this one is multiplied
       Fetch fetch;
       if (d + steps < piece.depth) {
@@ -160,13 +162,20 @@ void panel(const GemmJob* job, const GemmChunk* chunk, int64_t t0, int64_t rows,
               _mm_prefetch(x.data + i * x.row_bytes + at, _MM_HINT_T0);
           }
         }
+        if (last) {
+          for (int64_t i = t + kMr; i < min_of(rows, t + 2 * kMr); ++i) {
+            const char* y = at(job->y, t0 + i, n0);
+            for (int64_t at = 0; at < y_bytes; at += 64) fetch_to_write(y + at);
+          }
+        }
         kMultiply[vecs - 1][m - 1](x, packed, steps, c + t * kNr, kNr, go_on);
+        if (last) finish(*job, c + t * kNr, kNr, t0 + t, m, n0, cols);
       }
       go_on = true;
     }
   }
   if (!go_on) {
     for (int64_t i = 0; i < rows * kNr; i += kLanes) store(c + i, zero());
+    finish(*job, c, kNr, t0, rows, n0, cols);
   }
-  finish(*job, c, kNr, t0, rows, n0, cols);
 }
