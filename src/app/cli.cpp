@@ -106,7 +106,8 @@ std::string did_you_mean(std::string_view word, const std::vector<std::string>& 
   for (const std::string& name : known) {
     const std::string candidate = bare(name);
     int d = distance(wanted, candidate);
-    if (wanted.size() >= 3 && (candidate.starts_with(wanted) || wanted.starts_with(candidate)) &&
+    if (wanted.size() >= 3 &&
+        (candidate.find(wanted) != std::string::npos || wanted.starts_with(candidate)) &&
         candidate.size() >= 3)
       d = std::min(d, 1);
     if (d < best_distance || (best.empty() && d <= best_distance)) {

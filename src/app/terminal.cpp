@@ -117,6 +117,10 @@ void ProgressLine::update(int64_t done, int64_t total, const std::string& text) 
     if (line.size() > width) line.resize(width);
     line_ = "\r\x1b[K" + line;
     to_stderr(line_);
+    if (last) {  // it stays above what is said later
+      to_stderr("\n");
+      line_.clear();
+    }
   }
   shown_ = now;
   shown_share_ = share;
