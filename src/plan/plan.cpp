@@ -153,6 +153,12 @@ Plan run_plan(const train::SftOptions& o, int64_t tokens, bool recompute) {
 
 constexpr int64_t kDefaultTokens = 2048;
 
+// A plan needs no data.
+void check(train::SftOptions o) {
+  if (o.dataset.empty()) o.dataset.push_back("none");
+  train::check_options(o);
+}
+
 }  // namespace
 
 size_t Plan::peak() const {
@@ -162,14 +168,14 @@ size_t Plan::peak() const {
 }
 
 Plan plan_sft(const train::SftOptions& o) {
-  train::check_options(o);
+  check(o);
   return run_plan(o, o.micro_batch_tokens > 0 ? o.micro_batch_tokens : kDefaultTokens,
                   o.grad_checkpoint);
 }
 
 train::SftOptions fit_memory(const train::SftOptions& options) {
   if (options.memory == 0) return options;
-  train::check_options(options);
+  check(options);
   // A sample longer than the budget has a micro-batch of its own: the longest decides.
   const int64_t longest = options.max_length - 1;
   const auto fits = [&](int64_t tokens, bool recompute, size_t* peak) {
