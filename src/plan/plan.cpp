@@ -114,7 +114,8 @@ Plan run_plan(const train::SftOptions& o, int64_t tokens, bool recompute) {
     if (arena.stats().peak_in_use >= before.peak_in_use) p.arena = arena.stats().by_kind_at_peak;
     return costs;
   };
-  const int64_t length = std::max<int64_t>(1, std::min(tokens, o.max_length - 1));
+  const int64_t length =
+      std::max<int64_t>(1, std::min(tokens, train::effective_max_length(o, model.config()) - 1));
   const data::MicroBatch mb = full_micro_batch(tokens, length);
   const CostObserver pass = measure("forward and backward", [&] {
     train::zero_gradients(ctx);
@@ -177,7 +178,8 @@ train::SftOptions fit_memory(const train::SftOptions& options) {
   if (options.memory == 0) return options;
   check(options);
   // A sample longer than the budget has a micro-batch of its own: the longest decides.
-  const int64_t longest = options.max_length - 1;
+  const int64_t longest =
+      train::effective_max_length(options, models::load_model_config(options.pretrained)) - 1;
   const auto fits = [&](int64_t tokens, bool recompute, size_t* peak) {
     *peak = run_plan(options, std::max(tokens, longest), recompute).peak();
     return *peak <= options.memory;
@@ -208,7 +210,7 @@ train::SftOptions fit_memory(const train::SftOptions& options) {
       "of up to {} tokens); "
       "raise --memory, or lower --max_length{}",
       static_cast<double>(options.memory) / (1 << 30), static_cast<double>(least) / (1 << 30),
-      options.max_length,
+      longest + 1,
       options.lora_rank == 0 && options.adapter.empty() ? ", or use LoRA (--lora_rank 8)" : "");
 }
 
