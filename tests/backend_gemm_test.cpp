@@ -187,7 +187,7 @@ struct Problem {
         start(c.t, c.n, c.y, c.gap) {
     std::mt19937 rng(seed);
     const size_t groups = c.offsets.empty() ? 1 : c.offsets.size() - 1;
-    const float scale = 1 / std::sqrt(static_cast<float>(c.k));
+    const float scale = 1 / std::sqrt(static_cast<float>(c.k + 1));
     for (size_t g = 0; g < groups; ++g) {
       const bool nt = c.op == GemmOp::nt;
       weights.emplace_back(nt ? c.n : c.k, nt ? c.k : c.n, c.w, c.gap);
@@ -488,6 +488,34 @@ TEST(GemmReference, F64IsExactWhereSumsAre) {
       double want = 0;
       for (int64_t k = 0; k < 9; ++k) want += x.get(t, k) * w.get(n, k);
       EXPECT_EQ(y.get(t, n), want);
+    }
+  }
+}
+
+// No rows, and no depth: y is what else there is to add.
+TEST_P(GemmPaths, NothingToMultiply) {
+  for (int64_t t : {int64_t{0}, int64_t{5}, int64_t{40}}) {
+    for (DType type : {DType::bf16, DType::f32}) {
+      for (int64_t r : {int64_t{0}, int64_t{3}}) {
+        const Case c{.t = 40,
+                     .n = 40,
+                     .k = t == 0 ? 4 : 0,
+                     .r = r,
+                     .x = type,
+                     .w = type,
+                     .y = type,
+                     .bias = true,
+                     .add = 2,
+                     .alpha = 0.5F,
+                     .gap = 4};
+        Problem p(c, 31);
+        Matrix got(40, 40, type), want(40, 40, DType::f32);
+        ASSERT_EQ(p.run_into(cpu::gemm(GetParam()), 2, got, 0, t).error, nullptr);
+        ASSERT_EQ(p.run_into(cpu::gemm(Isa::reference), 1, want, 0, t).error, nullptr);
+        EXPECT_TRUE(got.guards_hold());
+        p.c.t = t;
+        compare(p, got, want, is_split(GetParam(), c));
+      }
     }
   }
 }

@@ -78,8 +78,8 @@ Cut cut_of(const DeviceProps& props, Kind kind, const GemmJob& job) {
     const bool spread = job.x.stride % 64 == 0 && std::gcd(job.x.stride / 64, int64_t{64}) <= 8;
     if (!job.x_by_depth && (direct || spread)) c.in_place = job.k / kGemmTileStep;
     if (!direct) c.prepared = c.chunk_rows / kGemmTileRows * (total - c.in_place) * step_bytes;
-    c.depth_block = ceil_div(total, ceil_div(total, direct ? 160 : 38));
-    c.depth_block = std::max<int64_t>(c.depth_block, 1);
+    const int64_t depth = std::max<int64_t>(total, 1);
+    c.depth_block = ceil_div(depth, ceil_div(depth, direct ? 160 : 38));
     // a panel fills less than half of L2, and there are as many for each thread
     const int64_t most = std::clamp<int64_t>(
         static_cast<int64_t>(props.l2_bytes) * 7 / 16 / (c.depth_block * parts * step_bytes), 1,
@@ -306,8 +306,9 @@ size_t scratch(const DeviceProps& props, const Desc& d) {
     if (is_tall(isa, d)) {
       for (int g = 0; g < d.groups; ++g) {
         const int64_t begin = gemm_rows_begin(d.row_offsets, g);
-        const GemmJob job =
-            tall_job_of(d, begin, gemm_rows_end(d.row_offsets, g, rows_total(d)), nullptr);
+        const int64_t end = gemm_rows_end(d.row_offsets, g, rows_total(d));
+        if (begin == end) continue;
+        const GemmJob job = tall_job_of(d, begin, end, nullptr);
         most = std::max(
             most, scratch_of(props, kind_of(isa, job), job) + static_cast<size_t>(tall_bytes(d)));
       }
