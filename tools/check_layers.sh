@@ -15,7 +15,7 @@ find src -type f \( -name '*.h' -o -name '*.cpp' -o -name '*.inc' -o -name '*.in
     }
     /^[ \t]*#[ \t]*include[ \t]*"/ {
       split($0, quoted, "\""); split(quoted[2], part, "/"); to = part[1]; includes++
-      if (quoted[2] ~ /\.pb\.h$/) next  # made by protoc from the same folder's .proto
+      if (quoted[2] ~ /\.pb\.h$/) next  # made by protoc
       if (!(to in rank)) {
         print FILENAME ":" FNR ": \"" quoted[2] "\" does not begin with a folder of src/"; bad = 1
       } else if ((from in rank) && rank[to] > rank[from]) {
