@@ -57,6 +57,11 @@ size_t available_memory() {
     const size_t used = number_in("/sys/fs/cgroup/memory.current");
     n = std::min(n, limit > used ? limit - used : size_t{1});
   }
+  // The first version of cgroups.
+  if (const size_t limit = number_in("/sys/fs/cgroup/memory/memory.limit_in_bytes"); limit != 0) {
+    const size_t used = number_in("/sys/fs/cgroup/memory/memory.usage_in_bytes");
+    n = std::min(n, limit > used ? limit - used : size_t{1});
+  }
   return n;
 }
 

@@ -137,6 +137,15 @@ uint64_t LoadedModel::mapped_bytes() const {
   return n;
 }
 
+uint64_t LoadedModel::file_bytes() const {
+  if (reader_) return reader_->total_bytes();
+  uint64_t n = 0;
+  for (ParamId id = 0; id < params_.count(); ++id) {
+    if (!params_.spec(id).adapter) n += static_cast<uint64_t>(params_.spec(id).numel());
+  }
+  return n * dtype_size(decoder_->config().dtype);
+}
+
 void LoadedModel::register_adapter(const AdapterConfig& config,
                                    const std::vector<std::pair<nn::Linear*, int64_t>>& layers,
                                    bool trainable) {
@@ -264,6 +273,8 @@ void LoadedModel::load_parameter(ParamId id) {
       }
     }
   }
+  // The file's copy is not needed again: its pages would count as ours.
+  reader_->file_of(spec.name).map().advise(MappedFile::Advice::dont_need, t.offset, t.bytes);
 }
 
 void LoadedModel::load(uint64_t init_seed) {

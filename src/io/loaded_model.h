@@ -42,6 +42,7 @@ class LoadedModel {
   DType dtype() const { return dtype_; }
   const std::filesystem::path& folder() const { return options_.folder; }
   uint64_t mapped_bytes() const;  // of weights used from the mapped files
+  uint64_t file_bytes() const;  // of all weights, as they are (or without them: would be) in files
 
   // A new adapter: every linear of the blocks that the config targets gets a pair, without values.
   // UserError if a target matches nothing. Returns the layers matched.

@@ -10,13 +10,20 @@
 namespace hone::plan {
 namespace {
 
-// Resident size of the program itself with its libraries, thread stacks and heap (measured on
-// Debian 12, see docs/performance.md).
-constexpr size_t kProgramBytes = size_t{30} << 20;
-// Heap per byte of tokenizer.json (vocabulary, merges and their tables) and the loader's
-// look-ahead.
-constexpr double kTokenizerFactor = 12.0;
+// Parts of the process outside of the arena, as VmHWM and RssAnon + RssFile showed them on Debian
+// 12 (x86-64, 2 threads, 2026-11-23):
+// the program, its libraries, stacks and heap: 12 MB of file pages and 5 MB of its own.
+constexpr size_t kProgramBytes = size_t{17} << 20;
+// What a tokenizer keeps, per byte of tokenizer.json: 42 MiB for Qwen2.5's 6.7 MiB.
+constexpr double kTokenizerFactor = 6.2;
+// The same while it is being read: 172 MiB.
+constexpr double kTokenizerLoadFactor = 25.6;
+// The loader's look-ahead: its budget, or the prepared samples of a smaller data set (5 bytes a
+// token; text has about four bytes a token).
 constexpr size_t kPipelineBytes = size_t{16} << 20;
+constexpr double kPreparedFactor = 1.25;
+// A promise leaves this part of the arena free: other lengths of samples fragment it differently.
+constexpr size_t kSlackDivisor = 32;
 
 // Sums costs by class.
 class CostObserver final : public Observer {
@@ -60,10 +67,22 @@ data::MicroBatch full_micro_batch(int64_t tokens, int64_t length) {
   return mb;
 }
 
-size_t tokenizer_bytes(const std::filesystem::path& folder) {
+size_t tokenizer_bytes(const std::filesystem::path& folder, double factor) {
   std::error_code error;
   const auto n = std::filesystem::file_size(folder / "tokenizer.json", error);
-  return error ? 0 : static_cast<size_t>(static_cast<double>(n) * kTokenizerFactor);
+  return error ? 0 : static_cast<size_t>(static_cast<double>(n) * factor);
+}
+
+size_t pipeline_bytes(const train::SftOptions& o) {
+  double bytes = 0;
+  for (const std::string& path : o.dataset) {
+    std::error_code error;
+    const auto n = std::filesystem::file_size(path, error);
+    if (error) return kPipelineBytes;
+    bytes += static_cast<double>(n);
+  }
+  return o.dataset.empty() ? kPipelineBytes
+                           : std::min(kPipelineBytes, static_cast<size_t>(bytes * kPreparedFactor));
 }
 
 size_t state_bytes(io::LoadedModel& model) {
@@ -132,7 +151,12 @@ Plan run_plan(const train::SftOptions& o, int64_t tokens, bool recompute) {
   for (const Phase& phase : p.phases) peak = std::max(peak, phase.peak);
   p.fragmentation = arena.stats().high_water > peak ? arena.stats().high_water - peak : 0;
   p.mapped_weights = model.mapped_bytes();
-  p.process = kProgramBytes + kPipelineBytes + tokenizer_bytes(o.pretrained);
+  p.process = kProgramBytes + pipeline_bytes(o) + tokenizer_bytes(o.pretrained, kTokenizerFactor);
+  // The tokenizer comes first; then the weights' files are checked whole, and let go of piece by
+  // piece where they are converted.
+  p.starting = kProgramBytes +
+               std::max(tokenizer_bytes(o.pretrained, kTokenizerLoadFactor),
+                        tokenizer_bytes(o.pretrained, kTokenizerFactor) + model.file_bytes());
   p.gemm_flops = pass.gemm_flops;
   p.other_flops = pass.other_flops;
   p.bytes = pass.bytes;
@@ -160,31 +184,41 @@ void check(train::SftOptions o) {
   train::check_options(o);
 }
 
+// Tokens computed of a sample of full length: it has a micro-batch of its own where it is longer
+// than the budget.
+int64_t longest_sample(const train::SftOptions& o) {
+  return train::effective_max_length(o, models::load_model_config(o.pretrained)) - 1;
+}
+
 }  // namespace
 
 size_t Plan::peak() const {
-  size_t n = fragmentation + mapped_weights + process;
+  size_t n = fragmentation + outside();
   for (const size_t k : arena) n += k;
-  return n;
+  return std::max(n, starting);
 }
 
 Plan plan_sft(const train::SftOptions& o) {
   check(o);
-  return run_plan(o, o.micro_batch_tokens > 0 ? o.micro_batch_tokens : kDefaultTokens,
-                  o.grad_checkpoint);
+  int64_t tokens = o.micro_batch_tokens > 0 ? o.micro_batch_tokens : kDefaultTokens;
+  if (o.memory > 0) tokens = std::max(tokens, longest_sample(o));
+  return run_plan(o, tokens, o.grad_checkpoint);
 }
 
 train::SftOptions fit_memory(const train::SftOptions& options) {
   if (options.memory == 0) return options;
   check(options);
-  // A sample longer than the budget has a micro-batch of its own: the longest decides.
-  const int64_t longest =
-      train::effective_max_length(options, models::load_model_config(options.pretrained)) - 1;
-  const auto fits = [&](int64_t tokens, bool recompute, size_t* peak) {
-    *peak = run_plan(options, std::max(tokens, longest), recompute).peak();
-    return *peak <= options.memory;
-  };
+  const int64_t longest = longest_sample(options);
   train::SftOptions chosen = options;
+  const auto fits = [&](int64_t tokens, bool recompute, size_t* peak) {
+    const Plan p = run_plan(options, std::max(tokens, longest), recompute);
+    size_t arena = p.fragmentation;
+    for (const size_t k : p.arena) arena += k;
+    *peak = std::max(p.peak(), p.outside() + arena + arena / kSlackDivisor);
+    if (*peak > options.memory) return false;
+    chosen.arena_limit = options.memory - p.outside();
+    return true;
+  };
   size_t least = ~size_t{0}, peak = 0;
   const std::vector<bool> policies =
       options.grad_checkpoint ? std::vector<bool>{true} : std::vector<bool>{false, true};

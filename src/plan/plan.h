@@ -38,6 +38,8 @@ struct Plan {
   size_t fragmentation = 0;                  // high-water mark over the peak
   size_t mapped_weights = 0;                 // used from the file; counted whole
   size_t process = 0;                        // program, libraries, tokenizer, data pipeline
+  size_t starting = 0;                       // peak of the whole process before the first step
+  size_t outside() const { return mapped_weights + process; }  // of the arena
   size_t peak() const;
   std::vector<Phase> phases;
   // A micro-batch filled to the budget, and the optimizer's update.

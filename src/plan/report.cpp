@@ -73,8 +73,10 @@ std::string to_text(const Plan& p, const train::SftOptions& o) {
   line(fmt::format("  {:<17}{}", "fragmentation", mib(p.fragmentation)));
   line(fmt::format("  {:<17}{}", "program and data", mib(p.process)));
   line(fmt::format("  {:<17}{}", "together", mib(p.peak())));
-  line("arena by phase");
-  for (const Phase& phase : p.phases) line(fmt::format("  {:<22}{}", phase.name, mib(phase.peak)));
+  line("peak by phase");
+  line(fmt::format("  {:<22}{}", "start", mib(p.starting)));
+  for (const Phase& phase : p.phases)
+    line(fmt::format("  {:<22}{}", phase.name, mib(phase.peak + p.outside())));
   const double tokens = p.tokens_per_micro_batch;
   line(fmt::format(
       "work per token     {:.3f} GFLOP in products, {:.3f} GFLOP in the rest, {:.2f} MB moved",
@@ -112,7 +114,8 @@ nlohmann::json to_json(const Plan& p) {
   kinds["fragmentation"] = p.fragmentation;
   kinds["program and data"] = p.process;
   j["memory_by_kind"] = kinds;
-  for (const Phase& phase : p.phases) j["arena_by_phase"][phase.name] = phase.peak;
+  j["memory_by_phase"]["start"] = p.starting;
+  for (const Phase& phase : p.phases) j["memory_by_phase"][phase.name] = phase.peak + p.outside();
   j["micro_batch"] = {
       {"gemm_flops", p.gemm_flops}, {"other_flops", p.other_flops}, {"bytes", p.bytes}};
   j["update_bytes"] = p.update_bytes;

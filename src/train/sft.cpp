@@ -309,6 +309,7 @@ class Run {
       const double seconds = seconds_since(step_begin);
       m.tokens_per_second = seconds > 0 ? static_cast<double>(m.tokens) / seconds : 0;
       m.peak_memory = peak_rss();
+      if (s == first_) faults_ = major_faults();
       const bool epoch_end = done_ % steps_per_epoch_ == 0 || done_ == steps_;
       if (eval_dataset_ &&
           (o_.eval_steps > 0 ? done_ % o_.eval_steps == 0 || done_ == steps_ : epoch_end))
@@ -328,6 +329,10 @@ class Run {
     }
     dataset_->warn_untrainable();
     if (o_.save_steps > 0 && done_ > first_) save(false);
+    if (done_ > first_) {
+      say(fmt::format("peak memory {:.1f} MiB, {} major page faults after the first step",
+                      static_cast<double>(peak_rss()) / (1 << 20), major_faults() - faults_));
+    }
     save_result();
     return SftEnd::finished;
   }
@@ -529,6 +534,7 @@ class Run {
   std::vector<int32_t> stop_ids_;
   int64_t steps_per_epoch_ = 0, steps_ = 0, warmup_ = 0, micro_batch_tokens_ = 0;
   int64_t done_ = 0, first_ = 0;
+  long faults_ = 0;      // major ones, when the first step was done
   int64_t updates_ = 0;  // made so far: what Adam's bias correction counts
   int64_t skipped_ = 0;
   bool finished_before_ = false, log_failed_ = false;

@@ -8,9 +8,10 @@
 namespace hone::app {
 
 void add_plan(Cli& cli) {
-  Command& c = cli.add("plan sft", "what hone sft with the same flags would need: memory, time, disk",
-                       "Runs the real step on shapes only. Needs config.json; headers of the "
-                       "weights are used if they are there.");
+  Command& c =
+      cli.add("plan sft", "what hone sft with the same flags would need: memory, time, disk",
+              "Runs the real step on shapes only. Needs config.json; headers of the "
+              "weights are used if they are there.");
   c.group("Plan");
   const auto json = std::make_shared<bool>(false);
   c.flag("--json", *json, "Print JSON");

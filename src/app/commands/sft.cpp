@@ -7,18 +7,41 @@
 #include "app/commands/sft_flags.h"
 #include "app/interrupt.h"
 #include "app/terminal.h"
+#include "core/process.h"
 #include "io/files.h"
+#include "plan/plan.h"
 #include "train/sft_options.h"
 
 namespace hone::app {
 namespace {
 
-int run(const SftRequest& request) {
+// Keeps to --memory, or warns where the run would not fit.
+train::SftOptions planned(const train::SftOptions& asked, ProgressLine& progress) {
+  if (asked.memory > 0) {
+    const train::SftOptions o = plan::fit_memory(asked);
+    progress.say(fmt::format("memory: {} planned of {}: micro-batches of {} tokens, {}",
+                             bytes_text(static_cast<double>(plan::plan_sft(o).peak())),
+                             bytes_text(static_cast<double>(o.memory)), o.micro_batch_tokens,
+                             o.grad_checkpoint ? "blocks recomputed (-g)" : "activations kept"));
+    return o;
+  }
+  const size_t available = available_memory(), needed = plan::plan_sft(asked).peak();
+  if (available > 0 && needed > available)
+    progress.say(fmt::format(
+        "warning: about {} are needed and {} are available; give --memory to fit the run into it, "
+        "or use {}a smaller --micro_batch_tokens or --max_length",
+        bytes_text(static_cast<double>(needed)), bytes_text(static_cast<double>(available)),
+        asked.grad_checkpoint ? "" : "-g, "));
+  return asked;
+}
+
+int run(SftRequest request) {
   if (!request.config_file.empty())
     io::write_file_atomically(request.config_file,
                               train::options_json(request.options).dump(2) + "\n");
   ProgressLine progress;
   for (const std::string& note : request.notes) progress.say(note);
+  request.options = planned(request.options, progress);
   train::SftEvents events;
   events.stop = &watch_interrupts();
   events.say = [&](const std::string& line) { progress.say(line); };
