@@ -4,6 +4,7 @@
 
 #include "io/loaded_model.h"
 #include "loss/objective.h"
+#include "rollout/generate.h"
 #include "train/sft_options.h"
 #include "train/supervised_step.h"
 
@@ -122,15 +123,18 @@ Plan run_plan(const train::SftOptions& o, int64_t tokens, bool recompute) {
   optim::AdamW adamw(ctx, {});
   p.phases.push_back({"optimizer state", arena.stats().in_use});
 
+  size_t highest = 0;
   const auto measure = [&](const char* name, auto&& work) {
-    const ArenaStats before = arena.stats();
     arena.reset_peak();
     CostObserver costs;
     ctx.observer = &costs;
     work();
     ctx.observer = nullptr;
     p.phases.push_back({name, arena.stats().peak_in_use});
-    if (arena.stats().peak_in_use >= before.peak_in_use) p.arena = arena.stats().by_kind_at_peak;
+    if (arena.stats().peak_in_use > highest) {
+      highest = arena.stats().peak_in_use;
+      p.arena = arena.stats().by_kind_at_peak;
+    }
     return costs;
   };
   const int64_t length =
@@ -146,6 +150,19 @@ Plan run_plan(const train::SftOptions& o, int64_t tokens, bool recompute) {
   });
   if (!o.eval_dataset.empty()) {
     measure("evaluation", [&] { train::score(ctx, model.decoder(), mb); });
+    if (o.eval_samples > 0) {
+      // Answers to the longest prompts: the cache has room for all of each from the start.
+      rollout::SamplingOptions sampling;
+      sampling.max_new_tokens = 1;
+      const int64_t longest = train::effective_max_length(o, model.config()) - 1;
+      const rollout::Prompt prompt{
+          .tokens = std::vector<int32_t>(static_cast<size_t>(longest + o.eval_max_new_tokens - 1))};
+      const std::vector<rollout::Prompt> prompts(static_cast<size_t>(o.eval_samples), prompt);
+      measure("answers", [&] {
+        rollout::generate(ctx, model.decoder(), prompts, sampling,
+                          [](const rollout::Completion&) {});
+      });
+    }
   }
   size_t peak = 0;
   for (const Phase& phase : p.phases) peak = std::max(peak, phase.peak);
