@@ -1,8 +1,8 @@
 // Rates of hone's gemm and of oneDNN's matmul with weights packed beforehand, alternately in one
 // run, on random data.
 //
-//   hone_gemm_bench [--quick] [filter]     filter: part of a row's name, for example "nt bf16" or
-//   "T1 "
+//   hone_gemm_bench [--quick] [--one] [filter]     filter: part of a row's name, for example
+//   "nt bf16" or "T1 "; --one: one thread each, by processor time
 //
 // HONE_ISA chooses hone's path, ONEDNN_MAX_CPU_ISA oneDNN's. Each figure is the median of the
 // rounds. Weights of short calls (T <= 16) rotate through copies that no cache holds, as the layers
@@ -10,6 +10,8 @@
 #include <fmt/format.h>
 #include <sys/mman.h>
 #include <time.h>
+#include <unistd.h>
+
 #include <oneapi/dnnl/dnnl.hpp>
 
 #include <algorithm>
@@ -338,6 +340,11 @@ int main(int argc, char** argv) {
     } else {
       filter = argv[i];
     }
+  }
+  // oneDNN's threads are counted when the program is loaded.
+  if (one && std::getenv("OMP_NUM_THREADS") == nullptr) {
+    setenv("OMP_NUM_THREADS", "1", 1);
+    execv("/proc/self/exe", argv);
   }
   try {
     Bench bench(one ? 1 : available_threads(), quick);
