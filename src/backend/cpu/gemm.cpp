@@ -94,10 +94,23 @@ Cut cut_of(const DeviceProps& props, Kind kind, const GemmJob& job) {
     c.panel = round_up(c.panel, 64);
     return c;
   }
-  c.chunk_rows = std::min<int64_t>(504, round_up(job.t, kGemmWordsRows));
-  c.row_unit = kGemmWordsRows;
-  c.depth_block = kGemmWordsDepth;
-  c.cols = kind == Kind::words256 ? kGemmWordsCols256 : kGemmWordsCols512;
+  const bool wide = kind != Kind::words256;
+  const int64_t strip = wide ? kGemmWordsCols512 : kGemmWordsCols256;
+  c.row_unit = wide ? kGemmWordsRows512 : kGemmWordsRows256;
+  // copies of long rows are made for half as many
+  const int64_t chunk = job.k > 2048 && (job.x.type == GemmElem::bf16 || job.x_by_depth)
+                            ? kGemmWordsChunk / 2
+                            : kGemmWordsChunk;
+  c.chunk_rows = round_up(ceil_div(job.t, ceil_div(job.t, chunk)), c.row_unit);
+  // few rows: a block of w, read back at once, stays in L1, and is long where w is
+  const bool few = job.t <= 32;
+  const int64_t most = !few ? kGemmWordsDepth : job.w_by_depth ? 32 : 256;
+  const int64_t most_strips = !few ? kGemmWordsStrips : job.w_by_depth ? 8 : 1;
+  const int64_t words = std::max<int64_t>(kind == Kind::pairs ? ceil_div(job.k, 2) : job.k, 1);
+  c.depth_block = std::min(round_up(ceil_div(words, ceil_div(words, most)), 16), most);
+  // as many panels for each thread
+  const int64_t strips = ceil_div(job.n, strip), each = ceil_div(strips, props.threads);
+  c.cols = strip * ceil_div(each, ceil_div(each, most_strips));
   if (kind == Kind::pairs) {
     const bool in_place = !job.x_by_depth && job.k % 2 == 0;
     c.prepared = c.chunk_rows * 4 * ((in_place ? 0 : ceil_div(job.k, 2)) + 2 * ceil_div(job.r, 2));
@@ -105,7 +118,8 @@ Cut cut_of(const DeviceProps& props, Kind kind, const GemmJob& job) {
     c.prepared = job.x.type == GemmElem::bf16 || job.x_by_depth ? c.chunk_rows * job.k * 4 : 0;
   }
   c.prepared = round_up(c.prepared, 64);
-  c.panel = (kGemmWordsDepth + c.chunk_rows) * c.cols * 4;
+  c.panel = (c.depth_block * (c.cols + c.row_unit) + c.chunk_rows * c.cols) * 4;
+  c.panel = round_up(c.panel, 64);
   return c;
 }
 

@@ -2,6 +2,8 @@
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 #include <immintrin.h>
 
+#include <utility>
+
 #include "backend/cpu/gemm_tile.h"
 
 namespace hone::cpu {

@@ -2,6 +2,8 @@
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 #include <immintrin.h>
 
+#include <utility>
+
 #include "backend/cpu/gemm_tile.h"
 
 namespace hone::cpu {
@@ -49,9 +51,9 @@ void prepare(const GemmJob* job, const GemmChunk* chunk, int64_t t0, int64_t row
   if (job->x_by_depth) {
     const int64_t depth = pairs(job->k);
     for (int64_t d = 0; d < depth; ++d) {
-      for (int64_t i = 0; i < rows; i += kGemmWordsRows) {
-        const int64_t some = min_of(kGemmWordsRows, rows - i);
-        store_some(to.main + ((t + i) * depth + d * kGemmWordsRows) * 4,
+      for (int64_t i = 0; i < rows; i += kMr) {
+        const int64_t some = min_of(kMr, rows - i);
+        store_some(to.main + ((t + i) * depth + d * kMr) * 4,
                    column_words(job->x, 0, d, t0 + i, some), some);
       }
     }

@@ -6,6 +6,10 @@ constexpr int64_t kWordElems = 1;
 
 inline Vec multiply_add(Vec a, Vec b, Vec c) { return fma(a, b, c); }
 
+// Whether kLanes words of a row from word d lie in w as they are.
+bool plain_words(const GemmMatrix& w, int64_t d) {
+  return w.type == GemmElem::f32 && d + kLanes <= w.cols;
+}
 Vec row_words(const GemmMatrix& w, int, int64_t n, int64_t d, int64_t words) {
   return expand_some(w.type, at(w, n, d), words);
 }
@@ -20,10 +24,10 @@ void prepare(const GemmJob* job, const GemmChunk* chunk, int64_t t0, int64_t row
   const GemmMatrix& x = job->x;
   if (job->x_by_depth) {
     for (int64_t k = 0; k < job->k; ++k) {
-      for (int64_t t = t0; t < t0 + rows; t += kGemmWordsRows) {
-        float* to = out + ((t - chunk->begin) * job->k + k * kGemmWordsRows);
+      for (int64_t t = t0; t < t0 + rows; t += kMr) {
+        float* to = out + ((t - chunk->begin) * job->k + k * kMr);
         const char* in = at(x, k, t);
-        const int64_t count = min_of(kGemmWordsRows, t0 + rows - t);
+        const int64_t count = min_of(kMr, t0 + rows - t);
         for (int64_t i = 0; i < count; ++i) to[i] = scalar(x.type, in + i * elem_bytes(x.type));
       }
     }

@@ -29,6 +29,11 @@ inline __m512i upper(GemmElem type, int part, const char* p, int64_t count) {
                                 rounded(_mm512_sub_ps(v, _mm512_castsi512_ps(high))));
 }
 
+// Whether kLanes words of a row from word d lie in w as they are.
+[[maybe_unused]] inline bool plain_words(const GemmMatrix& w, int64_t d) {
+  return w.type == GemmElem::bf16 && 2 * (d + kLanes) <= w.cols;
+}
+
 // words pairs (2 d, 2 d + 1), (2 d + 2, ...) of row n; zeros behind the last column.
 inline Vec row_words(const GemmMatrix& w, int part, int64_t n, int64_t d, int64_t words) {
   const int64_t count = min_of(2 * words, w.cols - 2 * d);

@@ -77,10 +77,13 @@ constexpr int64_t kGemmNarrowScratch = 8 * 16 * kGemmNarrowCols * 4 + 4096;
 
 // Words paths (gemm_words.inl): x and w as 32-bit words along the depth: one fp32 (f32 paths) or a
 // pair of bf16.
-constexpr int64_t kGemmWordsRows = 6;      // rows of a register tile
-constexpr int64_t kGemmWordsDepth = 128;   // words of a packed block of w: it stays in L1
-constexpr int64_t kGemmWordsCols512 = 64;  // columns of a register tile
+constexpr int64_t kGemmWordsRows512 = 14;  // rows of a register tile
+constexpr int64_t kGemmWordsRows256 = 6;
+constexpr int64_t kGemmWordsCols512 = 32;  // columns of a register tile: a strip
 constexpr int64_t kGemmWordsCols256 = 16;
+constexpr int64_t kGemmWordsDepth = 1024;  // most words of a block of w
+constexpr int64_t kGemmWordsStrips = 4;    // most strips of a panel: its block of w stays in L2
+constexpr int64_t kGemmWordsChunk = 1036;  // most rows of a chunk: its sums stay there too
 // Tiles (gemm_amx.cpp): 32 x 32 blocks of y, steps of 32 along the depth.
 constexpr int64_t kGemmTileRows = 32;
 constexpr int64_t kGemmTileStep = 32;

@@ -2,7 +2,8 @@
 // Included inside an anonymous namespace of a file compiled for one instruction set.
 
 #if defined(__AVX512F__)
-constexpr int kLanes = 16, kVecs = 4;
+constexpr int kLanes = 16, kVecs = 2;
+constexpr int64_t kMr = kGemmWordsRows512;
 using Vec = __m512;
 inline Vec load(const float* p) { return _mm512_loadu_ps(p); }
 inline void store(float* p, Vec v) { _mm512_storeu_ps(p, v); }
@@ -63,6 +64,7 @@ inline void transpose(Vec (&r)[16], float* out, int64_t out_stride) {
 }
 #else
 constexpr int kLanes = 8, kVecs = 2;
+constexpr int64_t kMr = kGemmWordsRows256;
 using Vec = __m256;
 inline Vec load(const float* p) { return _mm256_loadu_ps(p); }
 inline void store(float* p, Vec v) { _mm256_storeu_ps(p, v); }
@@ -187,18 +189,22 @@ inline void fetch_to_write(const char* p) { __asm__ volatile("prefetchw %0" : : 
   }
 }
 
-// The operand a register tile broadcasts from: word (row, depth) of a group of kGemmWordsRows rows
-// at data + row * row_bytes + depth * depth_bytes, groups group_bytes apart.
+// The operand a register tile broadcasts from: word (row, depth) at data + row * row_bytes + depth
+// * depth_bytes; group_bytes, if not 0: that holds within groups of kMr rows, which are so far
+// apart.
 struct Broadcast {
   const char* data;
   int64_t row_bytes, depth_bytes, group_bytes;
 };
-inline Broadcast by_rows(const char* data, int64_t row_bytes) {
-  return {data, row_bytes, 4, kGemmWordsRows * row_bytes};
-}
+inline Broadcast by_rows(const char* data, int64_t row_bytes) { return {data, row_bytes, 4, 0}; }
 // Groups as [depth][rows of the group].
 inline Broadcast by_depth(const char* data, int64_t depth) {
-  return {data, 4, kGemmWordsRows * 4, kGemmWordsRows * 4 * depth};
+  return {data, 4, kMr * 4, kMr * 4 * depth};
+}
+// From row t (the first of a group, where there are groups) and word d of the depth.
+[[maybe_unused]] inline Broadcast tile_of(Broadcast x, int64_t t, int64_t d) {
+  x.data += (x.group_bytes ? t / kMr * x.group_bytes : t * x.row_bytes) + d * x.depth_bytes;
+  return x;
 }
 
 // One product of the sum: words of x against words of w, depth words each.

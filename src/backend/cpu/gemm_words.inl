@@ -6,79 +6,107 @@
 // of the product one after another, blocks of the depth handed on through fp32 memory. So neither
 // the number of rows nor the blocking changes its bits.
 
-constexpr int64_t kMr = kGemmWordsRows, kNr = kLanes * kVecs;
+constexpr int64_t kNr = kLanes * kVecs;
 
-// c[M][ldc] (+)= a b over steps words; b packed [steps][V * kLanes].
+// Lines a register tile fetches meanwhile, one a word of the depth: 16 rows side by side, line
+// after line.
+struct Ahead {
+  const char* data;
+  int64_t stride;
+};
+
+// c[M][ldc] (+)= a b over steps words; V vectors of b packed [steps][kNr].
 template <int M, int V>
-void multiply(Broadcast a, const float* b, int64_t steps, float* c, int64_t ldc, bool go_on) {
+void multiply(Broadcast a, const float* b, int64_t steps, float* c, int64_t ldc, bool go_on,
+              Ahead ahead) {
   Vec acc[M][V];
-#pragma GCC unroll 8
+#pragma GCC unroll 16
   for (int m = 0; m < M; ++m) {
-#pragma GCC unroll 8
+#pragma GCC unroll 16
     for (int v = 0; v < V; ++v) acc[m][v] = zero();
   }
   if (go_on) {
-#pragma GCC unroll 8
+#pragma GCC unroll 16
     for (int m = 0; m < M; ++m) {
-#pragma GCC unroll 8
+#pragma GCC unroll 16
       for (int v = 0; v < V; ++v) acc[m][v] = load(c + m * ldc + v * kLanes);
     }
   }
-  const char* row[M];
-#pragma GCC unroll 8
-  for (int m = 0; m < M; ++m) row[m] = a.data + m * a.row_bytes;
-  int64_t offset = 0;
+  // every third row, so that addresses need few registers
+  const char* third[(M + 2) / 3];
+#pragma GCC unroll 16
+  for (int m = 0; m < M; m += 3) third[m / 3] = a.data + m * a.row_bytes;
+  const int64_t back = 64 - 15 * ahead.stride;
   for (int64_t k = 0; k < steps; ++k) {
+    _mm_prefetch(ahead.data, _MM_HINT_T1);
+    ahead.data += k % 16 == 15 ? back : ahead.stride;
     Vec bv[V];
-#pragma GCC unroll 8
+#pragma GCC unroll 16
     for (int v = 0; v < V; ++v) bv[v] = load(b + v * kLanes);
-#pragma GCC unroll 8
+#pragma GCC unroll 16
     for (int m = 0; m < M; ++m) {
-      const Vec av = splat_word(row[m] + offset);
-#pragma GCC unroll 8
+      const Vec av = splat_word(third[m / 3] + m % 3 * a.row_bytes);
+#pragma GCC unroll 16
       for (int v = 0; v < V; ++v) acc[m][v] = multiply_add(av, bv[v], acc[m][v]);
     }
-    offset += a.depth_bytes;
-    b += V * kLanes;
+#pragma GCC unroll 16
+    for (int m = 0; m < M; m += 3) third[m / 3] += a.depth_bytes;
+    b += kNr;
   }
-#pragma GCC unroll 8
+#pragma GCC unroll 16
   for (int m = 0; m < M; ++m) {
-#pragma GCC unroll 8
+#pragma GCC unroll 16
     for (int v = 0; v < V; ++v) store(c + m * ldc + v * kLanes, acc[m][v]);
   }
 }
 
-using Multiply = void (*)(Broadcast, const float*, int64_t, float*, int64_t, bool);
-template <int V>
-constexpr Multiply kMultiplyRows[kMr] = {multiply<1, V>, multiply<2, V>, multiply<3, V>,
-                                         multiply<4, V>, multiply<5, V>, multiply<6, V>};
-#if defined(__AVX512F__)
-constexpr const Multiply* kMultiply[kVecs] = {kMultiplyRows<1>, kMultiplyRows<2>, kMultiplyRows<3>,
-                                              kMultiplyRows<4>};
-#else
-constexpr const Multiply* kMultiply[kVecs] = {kMultiplyRows<1>, kMultiplyRows<2>};
-#endif
+using Multiply = void (*)(Broadcast, const float*, int64_t, float*, int64_t, bool, Ahead);
+struct MultiplyRows {
+  Multiply of[kMr];  // m rows: of[m - 1]
+};
+template <int V, int... M>
+constexpr MultiplyRows multiply_rows(std::integer_sequence<int, M...>) {
+  return {{multiply<M + 1, V>...}};
+}
+constexpr MultiplyRows kMultiply[kVecs] = {
+    multiply_rows<1>(std::make_integer_sequence<int, kMr>()),
+    multiply_rows<2>(std::make_integer_sequence<int, kMr>())};
 
-// Words of w: rows n0.. of an [n, depth] matrix, words [d0, d0 + steps), as out[steps][width],
-// zeros where there is nothing. part (pairs of an fp32 matrix): 0 the value rounded to bf16, 1 what
-// is left of it.
+// Words [d0, d0 + steps) of columns [n0, n0 + cols) of a panel of w, as strips of kNr columns:
+// [strip][steps][kNr], zeros where there is nothing. part (pairs of an fp32 matrix): 0 the value
+// rounded to bf16, 1 what is left of it. w is an [n, depth] matrix:
 void pack_rows(const GemmMatrix& w, int part, int64_t n0, int64_t cols, int64_t d0, int64_t steps,
-               int64_t width, float* out) {
-  for (int64_t n = 0; n < width; n += kLanes) {
+               float* out) {
+  for (int64_t n = 0; n < cols; n += kLanes) {
     const int64_t rows = min_of<int64_t>(kLanes, cols - n);
+    // rows that are fetched meanwhile: the next, behind the last ones the first of the next block
+    int64_t next = min_of<int64_t>(kLanes, cols - n - rows);
+    const char* ahead = at(w, n0 + n + rows, d0 * kWordElems);
+    if (next == 0 && (d0 + steps) * kWordElems < w.cols) {
+      next = min_of<int64_t>(kLanes, cols);
+      ahead = at(w, n0, (d0 + steps) * kWordElems);
+    }
+    float* to = out + n / kNr * kNr * steps + n % kNr;
     for (int64_t d = 0; d < steps; d += kLanes) {
       const int64_t words = min_of<int64_t>(kLanes, steps - d);
+      const char* line = ahead + d * kWordElems * elem_bytes(w.type);
+      for (int64_t i = 0; i < next; ++i) _mm_prefetch(line + i * w.stride, _MM_HINT_T0);
       Vec r[kLanes];
-      for (int64_t i = 0; i < kLanes; ++i) {
-        r[i] = i < rows ? row_words(w, part, n0 + n + i, d0 + d, words) : zero();
+      if (rows == kLanes && plain_words(w, d0 + d)) {
+        const char* in = at(w, n0 + n, (d0 + d) * kWordElems);
+        for (int64_t i = 0; i < kLanes; ++i)
+          r[i] = load(reinterpret_cast<const float*>(in + i * w.stride));
+      } else {
+        for (int64_t i = 0; i < kLanes; ++i) {
+          r[i] = i < rows ? row_words(w, part, n0 + n + i, d0 + d, words) : zero();
+        }
       }
       if (words == kLanes) {
-        transpose(r, out + d * width + n, width);
+        transpose(r, to + d * kNr, kNr);
       } else {
         float square[kLanes * kLanes];
         transpose(r, square, kLanes);
-        for (int64_t i = 0; i < words; ++i)
-          store(out + (d + i) * width + n, load(square + i * kLanes));
+        for (int64_t i = 0; i < words; ++i) store(to + (d + i) * kNr, load(square + i * kLanes));
       }
     }
   }
@@ -86,96 +114,94 @@ void pack_rows(const GemmMatrix& w, int part, int64_t n0, int64_t cols, int64_t 
 
 // The same of a [depth, n] matrix.
 void pack_columns(const GemmMatrix& w, int part, int64_t n0, int64_t cols, int64_t d0,
-                  int64_t steps, int64_t width, float* out) {
+                  int64_t steps, float* out) {
+  constexpr int64_t kAhead = 6;
+  const int64_t row_bytes = cols * elem_bytes(w.type);
   for (int64_t d = 0; d < steps; ++d) {
-    for (int64_t n = 0; n < width; n += kLanes) {
-      store(out + d * width + n,
-            n < cols ? column_words(w, part, d0 + d, n0 + n, min_of<int64_t>(kLanes, cols - n))
-                     : zero());
+    if (d + kAhead < steps) {
+      const char* ahead = at(w, (d0 + d + kAhead) * kWordElems, n0);
+      for (int64_t at = 0; at < row_bytes; at += 64) _mm_prefetch(ahead + at, _MM_HINT_T0);
+    }
+    for (int64_t n = 0; n < cols; n += kLanes) {
+      store(out + n / kNr * kNr * steps + d * kNr + n % kNr,
+            column_words(w, part, d0 + d, n0 + n, min_of<int64_t>(kLanes, cols - n)));
     }
   }
 }
 
-// Walks over the lines of rows of memory, so that they can be fetched a few at a time.
-struct Fetch {
-  const char* row = nullptr;
-  int64_t stride = 0, row_bytes = 0, rows = 0, at = 0;
-  void step(int64_t lines) {
-    for (; lines > 0 && rows > 0; --lines) {
-      _mm_prefetch(row + at, _MM_HINT_T1);
-      at += 64;
-      if (at >= row_bytes) {
-        at = 0;
-        row += stride;
-        --rows;
-      }
-    }
-  }
-};
+// Rows so far apart that those of a tile share too few sets of L1 (lines of 64 bytes, 64 sets).
+bool crowded(const Broadcast& x) { return x.group_bytes == 0 && x.row_bytes % 1024 == 0; }
 
-// Words [d, d + steps) of w's columns [n0, n0 + cols).
-Fetch fetch_of(const GemmJob& job, const GemmMatrix& w, int64_t n0, int64_t cols, int64_t d,
-               int64_t steps) {
-  if (job.w_by_depth) {
-    const int64_t rows = min_of(steps * kWordElems, w.rows - d * kWordElems);
-    return {at(w, d * kWordElems, n0), w.stride, cols * elem_bytes(w.type), rows, 0};
-  }
-  return {at(w, n0, d * kWordElems), w.stride, steps * kWordElems * elem_bytes(w.type), cols, 0};
-}
-
-// scratch: a packed block of w (kGemmWordsDepth x kNr words), then fp32 sums of rows x kNr.
+// scratch: a packed block of w (depth_block x whole strips of kNr words), a tile of x, then fp32
+// sums: [tiles of rows][strips][rows of a tile][kNr]. A block of w stays in L2 while all the rows
+// pass by, a tile of x in L1 while it meets the strips.
 void panel(const GemmJob* job, const GemmChunk* chunk, int64_t t0, int64_t rows, int64_t n0,
            int64_t cols, int64_t depth_block, void* scratch) {
+  const int64_t strips = (cols + kNr - 1) / kNr;
   float* packed = static_cast<float*>(scratch);
-  float* c = packed + kGemmWordsDepth * kNr;
+  float* copy = packed + strips * depth_block * kNr;
+  float* sums = copy + depth_block * kMr;
   Piece pieces[kMaxPieces];
   const int count = list_pieces(*job, *chunk, t0, pieces);
-  const int64_t vecs = (cols + kLanes - 1) / kLanes, width = vecs * kLanes;
-  const int64_t y_bytes = cols * elem_bytes(job->y.type);
+  const bool one_block = count == 1 && pieces[0].depth <= depth_block;
+  // rows of a tile, as even as they can be
+  const int64_t tiles = (rows + kMr - 1) / kMr;
+  const int64_t mr = job->x_by_depth ? kMr : (rows + tiles - 1) / tiles;
   bool go_on = false;
   for (int p = 0; p < count; ++p) {
     const Piece& piece = pieces[p];
     if (piece.second && !pieces[p - 1].second && job->alpha != 1) {
       const Vec alpha = splat(job->alpha);
-      for (int64_t i = 0; i < rows * kNr; i += kLanes) store(c + i, mul(load(c + i), alpha));
+      for (int64_t i = 0; i < strips * rows * kNr; i += kLanes)
+        store(sums + i, mul(load(sums + i), alpha));
     }
     for (int64_t d = 0; d < piece.depth; d += depth_block) {
       const int64_t steps = min_of(depth_block, piece.depth - d);
-      (job->w_by_depth ? pack_columns : pack_rows)(*piece.w, piece.part, n0, cols, d, steps, width,
-                                                   packed);
       const bool last = p + 1 == count && d + steps == piece.depth;
-      // the next block of w is on its way while this one is multiplied
-      Fetch fetch;
-      if (d + steps < piece.depth) {
-        fetch = fetch_of(*job, *piece.w, n0, cols, d + steps,
-                         min_of(depth_block, piece.depth - d - steps));
-      }
-      const int64_t lines = fetch.rows * (fetch.row_bytes / 64 + 1) * kMr / rows + 1;
-      for (int64_t t = 0; t < rows; t += kMr) {
-        fetch.step(lines);
-        Broadcast x = piece.x;
-        x.data += t / kMr * x.group_bytes + d * x.depth_bytes;
-        const int64_t m = min_of(kMr, rows - t);
-        if (x.depth_bytes == 4 && t + 2 * kMr <= rows) {
-          for (int64_t i = kMr; i < 2 * kMr; ++i) {
-            for (int64_t at = 0; at < steps * 4; at += 64)
-              _mm_prefetch(x.data + i * x.row_bytes + at, _MM_HINT_T0);
-          }
+      (job->w_by_depth ? pack_columns : pack_rows)(*piece.w, piece.part, n0, cols, d, steps,
+                                                   packed);
+      // The next block of w is on its way while this one is multiplied (rows; pack_columns reads
+      // long enough pieces itself).
+      const bool more = !job->w_by_depth && d + steps < piece.depth;
+      int64_t w_row = kLanes;
+      float* c = sums;
+      for (int64_t t = 0; t < rows; t += mr) {
+        const int64_t m = min_of(mr, rows - t);
+        Broadcast x = tile_of(piece.x, t, d);
+        // so are the next tile of x and of y
+        const Ahead idle = {x.data, 0}, y_ahead = {at(job->y, t0 + t + m, n0), job->y.stride};
+        const Ahead x_ahead = x.group_bytes ? Ahead{x.data + x.group_bytes, 64}
+                                            : Ahead{x.data + m * x.row_bytes, x.row_bytes};
+        if (strips > 1 && crowded(x)) {
+          for (int64_t i = 0; i < m; ++i)
+            __builtin_memcpy(copy + i * steps, x.data + i * x.row_bytes,
+                             static_cast<size_t>(steps) * 4);
+          x = by_rows(reinterpret_cast<const char*>(copy), steps * 4);
         }
-        if (last) {
-          for (int64_t i = t + kMr; i < min_of(rows, t + 2 * kMr); ++i) {
-            const char* y = at(job->y, t0 + i, n0);
-            for (int64_t at = 0; at < y_bytes; at += 64) fetch_to_write(y + at);
+        for (int64_t s = 0; s < strips; ++s) {
+          const int64_t n = n0 + s * kNr, strip_cols = min_of(kNr, cols - s * kNr);
+          Ahead ahead = idle;
+          if (s < 2 && t + m < rows) {
+            ahead = s == 0 ? x_ahead : last ? y_ahead : idle;
+          } else if (more && w_row < cols) {
+            ahead = {at(*piece.w, n0 + w_row, (d + steps) * kWordElems), piece.w->stride};
+            w_row += 16;
           }
+          if (go_on) {
+            for (int64_t i = 0; i < m * kNr; i += 16) _mm_prefetch(c + m * kNr + i, _MM_HINT_T0);
+          }
+          kMultiply[(strip_cols + kLanes - 1) / kLanes - 1].of[m - 1](x, packed + s * steps * kNr,
+                                                                      steps, c, kNr, go_on, ahead);
+          if (last) finish(*job, c, kNr, t0 + t, m, n, strip_cols);
+          if (!one_block) c += m * kNr;
         }
-        kMultiply[vecs - 1][m - 1](x, packed, steps, c + t * kNr, kNr, go_on);
-        if (last) finish(*job, c + t * kNr, kNr, t0 + t, m, n0, cols);
       }
       go_on = true;
     }
   }
   if (!go_on) {
-    for (int64_t i = 0; i < rows * kNr; i += kLanes) store(c + i, zero());
-    finish(*job, c, kNr, t0, rows, n0, cols);
+    for (int64_t i = 0; i < rows * kNr; i += kLanes) store(sums + i, zero());
+    for (int64_t n = 0; n < cols; n += kNr)
+      finish(*job, sums, kNr, t0, rows, n0 + n, min_of(kNr, cols - n));
   }
 }
