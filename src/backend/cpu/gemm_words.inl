@@ -15,8 +15,28 @@ struct Ahead {
   int64_t stride;
 };
 
-// c[M][ldc] (+)= a b over steps words; V vectors of b packed [steps][kNr].
-template <int M, int V>
+// One word of the depth for M rows, the at-th from where third points: every third row (that many
+// registers address all). Strides are constants where they can be, since the ports of the
+// multiply-adds also do sums of addresses.
+template <int M, int V, bool kGroups>
+inline __attribute__((always_inline)) void multiply_word(const char* const (&third)[(M + 2) / 3],
+                                                         int64_t row_bytes, int at, const float* b,
+                                                         Vec (&acc)[M][V]) {
+  Vec bv[V];
+#pragma GCC unroll 16
+  for (int v = 0; v < V; ++v) bv[v] = load(b + at * kNr + v * kLanes);
+#pragma GCC unroll 16
+  for (int m = 0; m < M; ++m) {
+    const Vec av = splat_word(kGroups ? third[0] + (at * kMr + m) * 4
+                                      : third[m / 3] + m % 3 * row_bytes + at * 4);
+#pragma GCC unroll 16
+    for (int v = 0; v < V; ++v) acc[m][v] = multiply_add(av, bv[v], acc[m][v]);
+  }
+}
+
+// c[M][ldc] (+)= a b over steps words; V vectors of b packed [steps][kNr]; a by_depth if kGroups,
+// else by_rows.
+template <int M, int V, bool kGroups>
 void multiply(Broadcast a, const float* b, int64_t steps, float* c, int64_t ldc, bool go_on,
               Ahead ahead) {
   Vec acc[M][V];
@@ -32,27 +52,24 @@ void multiply(Broadcast a, const float* b, int64_t steps, float* c, int64_t ldc,
       for (int v = 0; v < V; ++v) acc[m][v] = load(c + m * ldc + v * kLanes);
     }
   }
-  // every third row, so that addresses need few registers
   const char* third[(M + 2) / 3];
 #pragma GCC unroll 16
   for (int m = 0; m < M; m += 3) third[m / 3] = a.data + m * a.row_bytes;
-  const int64_t back = 64 - 15 * ahead.stride;
-  for (int64_t k = 0; k < steps; ++k) {
+  const auto advance = [&](int words) __attribute__((always_inline)) {
+#pragma GCC unroll 16
+    for (int m = 0; m < (kGroups ? 1 : M); m += 3) third[m / 3] += words * (kGroups ? kMr * 4 : 4);
+    b += words * kNr;
+  };
+  const int64_t back = 64 - 14 * ahead.stride;
+  for (int64_t k = 0; k + 2 <= steps; k += 2) {
     _mm_prefetch(ahead.data, _MM_HINT_T1);
-    ahead.data += k % 16 == 15 ? back : ahead.stride;
-    Vec bv[V];
-#pragma GCC unroll 16
-    for (int v = 0; v < V; ++v) bv[v] = load(b + v * kLanes);
-#pragma GCC unroll 16
-    for (int m = 0; m < M; ++m) {
-      const Vec av = splat_word(third[m / 3] + m % 3 * a.row_bytes);
-#pragma GCC unroll 16
-      for (int v = 0; v < V; ++v) acc[m][v] = multiply_add(av, bv[v], acc[m][v]);
-    }
-#pragma GCC unroll 16
-    for (int m = 0; m < M; m += 3) third[m / 3] += a.depth_bytes;
-    b += kNr;
+    _mm_prefetch(ahead.data + ahead.stride, _MM_HINT_T1);
+    ahead.data += k % 16 == 14 ? back : 2 * ahead.stride;
+    multiply_word<M, V, kGroups>(third, a.row_bytes, 0, b, acc);
+    multiply_word<M, V, kGroups>(third, a.row_bytes, 1, b, acc);
+    advance(2);
   }
+  if (steps % 2) multiply_word<M, V, kGroups>(third, a.row_bytes, 0, b, acc);
 #pragma GCC unroll 16
   for (int m = 0; m < M; ++m) {
 #pragma GCC unroll 16
@@ -64,13 +81,16 @@ using Multiply = void (*)(Broadcast, const float*, int64_t, float*, int64_t, boo
 struct MultiplyRows {
   Multiply of[kMr];  // m rows: of[m - 1]
 };
-template <int V, int... M>
+template <int V, bool kGroups, int... M>
 constexpr MultiplyRows multiply_rows(std::integer_sequence<int, M...>) {
-  return {{multiply<M + 1, V>...}};
+  return {{multiply<M + 1, V, kGroups>...}};
 }
-constexpr MultiplyRows kMultiply[kVecs] = {
-    multiply_rows<1>(std::make_integer_sequence<int, kMr>()),
-    multiply_rows<2>(std::make_integer_sequence<int, kMr>())};
+template <int V, bool kGroups>
+constexpr MultiplyRows kMultiplyRows =
+    multiply_rows<V, kGroups>(std::make_integer_sequence<int, kMr>());
+constexpr const MultiplyRows* kMultiply[2][kVecs] = {
+    {&kMultiplyRows<1, false>, &kMultiplyRows<2, false>},
+    {&kMultiplyRows<1, true>, &kMultiplyRows<2, true>}};
 
 // Words [d0, d0 + steps) of columns [n0, n0 + cols) of a panel of w, as strips of kNr columns:
 // [strip][steps][kNr], zeros where there is nothing. part (pairs of an fp32 matrix): 0 the value
@@ -190,8 +210,8 @@ void panel(const GemmJob* job, const GemmChunk* chunk, int64_t t0, int64_t rows,
           if (go_on) {
             for (int64_t i = 0; i < m * kNr; i += 16) _mm_prefetch(c + m * kNr + i, _MM_HINT_T0);
           }
-          kMultiply[(strip_cols + kLanes - 1) / kLanes - 1].of[m - 1](x, packed + s * steps * kNr,
-                                                                      steps, c, kNr, go_on, ahead);
+          kMultiply[x.group_bytes != 0][(strip_cols + kLanes - 1) / kLanes - 1]->of[m - 1](
+              x, packed + s * steps * kNr, steps, c, kNr, go_on, ahead);
           if (last) finish(*job, c, kNr, t0 + t, m, n, strip_cols);
           if (!one_block) c += m * kNr;
         }
