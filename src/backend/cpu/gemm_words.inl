@@ -133,13 +133,16 @@ void pack_rows(const GemmMatrix& w, int part, int64_t n0, int64_t cols, int64_t 
 }
 
 // The same of a [depth, n] matrix.
+constexpr int64_t kColumnsAhead = 8;  // words that are asked for early
 void pack_columns(const GemmMatrix& w, int part, int64_t n0, int64_t cols, int64_t d0,
                   int64_t steps, float* out) {
-  constexpr int64_t kAhead = 6;
   const int64_t row_bytes = cols * elem_bytes(w.type);
   for (int64_t d = 0; d < steps; ++d) {
-    if (d + kAhead < steps) {
-      const char* ahead = at(w, (d0 + d + kAhead) * kWordElems, n0);
+    // also of the next block
+    for (int64_t i = 0; i < kWordElems; ++i) {
+      const int64_t row = (d0 + d + kColumnsAhead) * kWordElems + i;
+      if (row >= w.rows) break;
+      const char* ahead = at(w, row, n0);
       for (int64_t at = 0; at < row_bytes; at += 64) _mm_prefetch(ahead + at, _MM_HINT_T0);
     }
     for (int64_t n = 0; n < cols; n += kLanes) {
@@ -206,6 +209,9 @@ void panel(const GemmJob* job, const GemmChunk* chunk, int64_t t0, int64_t rows,
           } else if (more && w_row < cols) {
             ahead = {at(*piece.w, n0 + w_row, (d + steps) * kWordElems), piece.w->stride};
             w_row += 16;
+          } else if (job->w_by_depth && t == 0 && steps <= 32 && d + 2 * steps <= piece.depth) {
+            // short blocks: these columns in rows that pack_columns hasn't asked for
+            ahead = {at(*piece.w, (d + steps + kColumnsAhead) * kWordElems, n), piece.w->stride};
           }
           if (go_on) {
             for (int64_t i = 0; i < m * kNr; i += 16) _mm_prefetch(c + m * kNr + i, _MM_HINT_T0);
