@@ -118,7 +118,8 @@ Cut cut_of(const DeviceProps& props, Kind kind, const GemmJob& job) {
     c.prepared = job.x.type == GemmElem::bf16 || job.x_by_depth ? c.chunk_rows * job.k * 4 : 0;
   }
   c.prepared = round_up(c.prepared, 64);
-  c.panel = (c.depth_block * (c.cols + c.row_unit) + c.chunk_rows * c.cols) * 4;
+  c.panel =
+      (c.depth_block * c.cols + (c.depth_block + 16) * c.row_unit + c.chunk_rows * c.cols) * 4;
   c.panel = round_up(c.panel, 64);
   return c;
 }

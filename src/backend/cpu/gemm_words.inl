@@ -163,7 +163,7 @@ void panel(const GemmJob* job, const GemmChunk* chunk, int64_t t0, int64_t rows,
   const int64_t strips = (cols + kNr - 1) / kNr;
   float* packed = static_cast<float*>(scratch);
   float* copy = packed + strips * depth_block * kNr;
-  float* sums = copy + depth_block * kMr;
+  float* sums = copy + (depth_block + 16) * kMr;
   Piece pieces[kMaxPieces];
   const int count = list_pieces(*job, *chunk, t0, pieces);
   const bool one_block = count == 1 && pieces[0].depth <= depth_block;
@@ -196,10 +196,11 @@ void panel(const GemmJob* job, const GemmChunk* chunk, int64_t t0, int64_t rows,
         const Ahead x_ahead = x.group_bytes ? Ahead{x.data + x.group_bytes, 64}
                                             : Ahead{x.data + m * x.row_bytes, x.row_bytes};
         if (strips > 1 && crowded(x)) {
+          const int64_t words = ((steps + 15) / 16 | 1) * 16;  // an odd number of lines
           for (int64_t i = 0; i < m; ++i)
-            __builtin_memcpy(copy + i * steps, x.data + i * x.row_bytes,
+            __builtin_memcpy(copy + i * words, x.data + i * x.row_bytes,
                              static_cast<size_t>(steps) * 4);
-          x = by_rows(reinterpret_cast<const char*>(copy), steps * 4);
+          x = by_rows(reinterpret_cast<const char*>(copy), words * 4);
         }
         for (int64_t s = 0; s < strips; ++s) {
           const int64_t n = n0 + s * kNr, strip_cols = min_of(kNr, cols - s * kNr);
