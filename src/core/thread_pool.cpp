@@ -20,13 +20,19 @@ ThreadPool::ThreadPool(int threads) {
 }
 
 ThreadPool::~ThreadPool() {
-  {
-    std::lock_guard lock(mutex_);
-    stop_ = true;
-    generation_.fetch_add(1);
-  }
-  wake_.notify_all();
+  stop_.store(true);
+  announce();
   for (auto& t : threads_) t.join();
+}
+
+// A worker counts itself as asleep before it looks at the generation for the last time, and this
+// looks for sleepers after the generation has changed: one of the two sees the other. The mutex is
+// only taken for sleepers; nobody waits for it in a run that follows soon on the last.
+void ThreadPool::announce() {
+  generation_.fetch_add(1);
+  if (asleep_.load() == 0) return;
+  { std::lock_guard lock(mutex_); }
+  wake_.notify_all();
 }
 
 void ThreadPool::drain(int worker) {
@@ -46,19 +52,18 @@ void ThreadPool::drain(int worker) {
 void ThreadPool::work(int worker) {
   uint64_t seen = 0;
   for (;;) {
-    for (int spin = 0; spin < kSpins && generation_.load(std::memory_order_acquire) == seen;
-         ++spin) {
-      __builtin_ia32_pause();
-    }
-    {
+    for (int spin = 0; spin < kSpins && generation_.load() == seen; ++spin) __builtin_ia32_pause();
+    if (generation_.load() == seen) {
       std::unique_lock lock(mutex_);
-      wake_.wait(lock, [&] { return generation_.load(std::memory_order_acquire) != seen; });
-      seen = generation_.load(std::memory_order_acquire);
-      if (stop_) return;
+      asleep_.fetch_add(1);
+      wake_.wait(lock, [&] { return generation_.load() != seen; });
+      asleep_.fetch_sub(1);
     }
+    ++seen;  // the next run begins when all have left this one
+    if (stop_.load()) return;
     drain(worker);
-    if (busy_.fetch_sub(1, std::memory_order_acq_rel) == 1) {
-      std::lock_guard lock(mutex_);
+    if (busy_.fetch_sub(1) == 1 && waiting_.load()) {
+      { std::lock_guard lock(mutex_); }
       done_.notify_one();
     }
   }
@@ -70,22 +75,20 @@ void ThreadPool::run(int64_t n, FunctionRef<void(int64_t, int)> fn) {
     for (int64_t task = 0; task < n; ++task) fn(task, 0);
     return;
   }
-  {
-    std::lock_guard lock(mutex_);
-    fn_ = &fn;
-    n_ = n;
-    error_ = nullptr;
-    next_.store(0, std::memory_order_relaxed);
-    busy_.store(static_cast<int>(threads_.size()), std::memory_order_relaxed);
-    generation_.fetch_add(1, std::memory_order_release);
-  }
-  wake_.notify_all();
+  fn_ = &fn;
+  n_ = n;
+  error_ = nullptr;
+  next_.store(0, std::memory_order_relaxed);
+  busy_.store(static_cast<int>(threads_.size()), std::memory_order_relaxed);
+  announce();
   drain(0);
-  for (int spin = 0; spin < kSpins && busy_.load(std::memory_order_acquire) != 0; ++spin) {
-    __builtin_ia32_pause();
+  for (int spin = 0; spin < kSpins && busy_.load() != 0; ++spin) __builtin_ia32_pause();
+  if (busy_.load() != 0) {
+    std::unique_lock lock(mutex_);
+    waiting_.store(true);
+    done_.wait(lock, [&] { return busy_.load() == 0; });
+    waiting_.store(false);
   }
-  std::unique_lock lock(mutex_);
-  done_.wait(lock, [&] { return busy_.load(std::memory_order_acquire) == 0; });
   fn_ = nullptr;
   if (error_) std::rethrow_exception(std::exchange(error_, nullptr));
 }

@@ -32,6 +32,7 @@ class ThreadPool {
  private:
   void work(int worker);
   void drain(int worker);
+  void announce();
 
   std::vector<std::thread> threads_;
   std::mutex mutex_;
@@ -41,8 +42,10 @@ class ThreadPool {
   std::atomic<int64_t> next_{0};
   std::atomic<uint64_t> generation_{0};
   std::atomic<int> busy_{0};
+  std::atomic<int> asleep_{0};        // workers at wake_
+  std::atomic<bool> waiting_{false};  // run() is at done_
+  std::atomic<bool> stop_{false};
   int64_t n_ = 0;
-  bool stop_ = false;
   std::exception_ptr error_;
 };
 

@@ -2,6 +2,7 @@
 // columns for a GemmPath. None of these cuts changes a bit: an element is one chain over the depth
 // however it is cut.
 #include <algorithm>
+#include <atomic>
 #include <bit>
 #include <numeric>
 #include <type_traits>
@@ -61,9 +62,8 @@ Cut cut_of(const DeviceProps& props, Kind kind, const GemmJob& job) {
   Cut c;
   if (kind == Kind::stream) {
     const int64_t total = ceil_div(job.k, kGemmTileStep) + ceil_div(3 * job.r, kGemmTileStep);
-    // four tasks a thread even out what the memory gives to each
-    c.cols = round_up(ceil_div(job.n, 4 * props.threads), 32);
-    c.panel = round_up(total * 64 * job.t, 64) + (32 + 32 * 32 + 32 * 16) * 4 + 2048;
+    c.cols = 32;
+    c.panel = total * 64 * job.t + kGemmStreamScratch;
     return c;
   }
   if (kind == Kind::tiles) {
@@ -132,9 +132,22 @@ size_t scratch_of(const DeviceProps& props, Kind kind, const GemmJob& job) {
 void run_job(const KernelCtx& ctx, Kind kind, const GemmJob& job, const Cut& c) {
   char* panels = static_cast<char*>(ctx.scratch) + c.prepared;
   if (kind == Kind::stream) {
-    ctx.pool->run(ceil_div(job.n, c.cols), [&](int64_t task, int worker) {
-      const int64_t n = task * c.cols;
-      kGemmStreamAmx.panel(&job, n, std::min(c.cols, job.n - n), panels + c.panel * worker);
+    // A task packs x and takes panels as long as there are some, smaller and smaller: long ones are
+    // read fastest, short ones at the end let all threads finish together.
+    std::atomic<int64_t> next{0};
+    const int64_t threads = ctx.pool->size();
+    ctx.pool->run(std::min(ceil_div(job.n, c.cols), threads), [&](int64_t, int worker) {
+      char* scratch = panels + c.panel * worker;
+      bool prepared = false;
+      for (int64_t n = next.load(); n < job.n;) {
+        const int64_t cols =
+            std::min(round_up(ceil_div(job.n - n, 2 * threads), c.cols), job.n - n);
+        if (!next.compare_exchange_weak(n, n + cols)) continue;
+        if (!prepared) kGemmStreamAmx.prepare(&job, scratch);
+        prepared = true;
+        kGemmStreamAmx.panel(&job, n, cols, scratch);
+        n = next.load();
+      }
     });
     return;
   }

@@ -46,11 +46,14 @@ struct GemmPath {
                 int64_t cols, int64_t depth_block, void* scratch);
 };
 
-// At most kGemmStreamRows rows against a bf16 w as in the file ([n, k]): columns [n0, n0 + cols) of
-// all rows.
+// At most kGemmStreamRows rows against a bf16 w as in the file ([n, k]). prepare packs x into a
+// worker's scratch; panel computes columns [n0, n0 + cols) of all rows with it. Scratch: 64 bytes a
+// row and step of the depth, and kGemmStreamScratch.
 struct GemmStreamPath {
+  void (*prepare)(const GemmJob* job, void* scratch);
   void (*panel)(const GemmJob* job, int64_t n0, int64_t cols, void* scratch);
 };
+constexpr int64_t kGemmStreamScratch = (32 + 16 * 32 + 32 * 16) * 4 + 1024;
 constexpr int64_t kGemmStreamRows = 16;
 
 // A weight gradient with one narrow fp32 side: out(r, w) += alpha * sum_t narrow[t, r] wide[t, w],
