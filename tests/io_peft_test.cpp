@@ -130,6 +130,7 @@ TEST(Peft, HostileExpressionsEnd) {
   EXPECT_FALSE(config.targets(std::string(200, 'a')));
   EXPECT_NE(error_of(with("target_modules", std::string(5000, 'a'))), "");
   EXPECT_NE(error_of(with("target_modules", "((a{500}){500}){500}")), "");
+  EXPECT_NE(error_of(with("target_modules", "\\" + std::string(40, '9'))), "");
 }
 
 TEST(Peft, Names) {

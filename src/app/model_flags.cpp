@@ -6,6 +6,7 @@
 #include "app/terminal.h"
 #include "app/units.h"
 #include "core/error.h"
+#include "core/process.h"
 
 namespace hone::app {
 
@@ -21,7 +22,8 @@ void ModelFlags::add(Command& c) {
 }
 
 std::unique_ptr<io::LoadedModel> ModelFlags::load(const std::string& folder,
-                                                  const std::string& with_adapter) const {
+                                                  const std::string& with_adapter,
+                                                  bool copy_weights) const {
   if (folder.empty())
     user_error("flags", "no model was given; use --pretrained DIR, a Hugging Face folder");
   if (threads < 0) user_error("flags", "--threads {}: use 0 for all cores, or more", threads);
@@ -32,11 +34,16 @@ std::unique_ptr<io::LoadedModel> ModelFlags::load(const std::string& folder,
                       .memory_limit = memory.empty() ? 0 : parse_memory("--memory", memory),
                       .warn = [](const std::string& line) { say("warning: " + line); }});
   if (!with_adapter.empty()) model->load_adapter(with_adapter, /*trainable=*/false);
-  model->load();
+  const bool room = memory.empty() && available_memory() / 2 > model->file_bytes();
+  model->load(0, copy_weights && room);
   return model;
 }
 
 std::unique_ptr<io::LoadedModel> ModelFlags::load() const { return load(pretrained, adapter); }
+
+std::unique_ptr<io::LoadedModel> ModelFlags::load_to_generate() const {
+  return load(pretrained, adapter, /*copy_weights=*/true);
+}
 
 void SamplingFlags::add(Command& c) {
   c.group("Sampling");

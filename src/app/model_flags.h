@@ -18,8 +18,11 @@ struct ModelFlags {
   void add(Command& c);
   // Loaded, adapter and all; warnings go to stderr. UserError.
   std::unique_ptr<io::LoadedModel> load() const;
-  std::unique_ptr<io::LoadedModel> load(const std::string& folder,
-                                        const std::string& adapter) const;
+  // The same for generating, with copies of the weights (which are read faster) where the machine
+  // has memory for both and --memory sets no limit.
+  std::unique_ptr<io::LoadedModel> load_to_generate() const;
+  std::unique_ptr<io::LoadedModel> load(const std::string& folder, const std::string& adapter,
+                                        bool copy_weights = false) const;
 };
 
 struct SamplingFlags {

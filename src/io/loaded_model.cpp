@@ -231,7 +231,7 @@ std::vector<nn::Linear*> LoadedModel::load_adapter(const std::filesystem::path& 
   return adapted_;
 }
 
-void LoadedModel::load_parameter(ParamId id) {
+void LoadedModel::load_parameter(ParamId id, bool copy) {
   const ParamSpec& spec = params_.spec(id);
   if (options_.meta && !reader_) {
     const FileType file = to_file_type(decoder_->config().dtype);
@@ -246,7 +246,11 @@ void LoadedModel::load_parameter(ParamId id) {
   const TensorEntry& t = reader_->at(spec.name);
   if (!spec.trainable && usable_as_is(dtype_, t.type, spec.shape.size() == 2)) {
     params_.set_format(id, format_from(t.type));
-    params_.bind(id, options_.meta ? nullptr : t.data);
+    if (copy && t.type != FileType::f16) {
+      copy_parameter(id, t);
+    } else {
+      params_.bind(id, options_.meta ? nullptr : t.data);
+    }
     return;
   }
   const Tensor value = params_.own(id, arena_);
@@ -277,13 +281,26 @@ void LoadedModel::load_parameter(ParamId id) {
   reader_->file_of(spec.name).map().advise(MappedFile::Advice::dont_need, t.offset, t.bytes);
 }
 
-void LoadedModel::load(uint64_t init_seed) {
+void LoadedModel::copy_parameter(ParamId id, const TensorEntry& t) {
+  std::byte* to = static_cast<std::byte*>(params_.own(id, arena_).view().data);
+  const MappedFile& map = reader_->file_of(t.name).map();
+  constexpr int64_t kPiece = 4 << 20;
+  const auto bytes = static_cast<int64_t>(t.bytes);
+  pool_.run((bytes + kPiece - 1) / kPiece, [&](int64_t task, int) {
+    const int64_t first = task * kPiece;
+    std::memcpy(to + first, t.data + first, static_cast<size_t>(std::min(kPiece, bytes - first)));
+  });
+  // The file's copy is not needed again: its pages would count as ours.
+  map.advise(MappedFile::Advice::dont_need, t.offset, t.bytes);
+}
+
+void LoadedModel::load(uint64_t init_seed, bool copy_weights) {
   if (!options_.meta) check_finite(*reader_, pool_);
   for (ParamId id = 0; id < params_.count(); ++id) {
     if (params_.spec(id).adapter) {
       params_.own(id, arena_);
     } else {
-      load_parameter(id);
+      load_parameter(id, copy_weights && !options_.meta);
     }
   }
   if (options_.meta) return;

@@ -55,8 +55,10 @@ class LoadedModel {
 
   // Binds or converts every parameter. Trainable base weights become copies in the arena, all else
   // is used from the mapped file where its format allows. New adapters are initialised from
-  // init_seed. Checks all weights for NaN and infinity.
-  void load(uint64_t init_seed = 0);
+  // init_seed. Checks all weights for NaN and infinity. copy_weights: all weights become copies,
+  // whose huge pages are read faster, and the file's pages are let go; for work that is bound by
+  // reading them again and again.
+  void load(uint64_t init_seed = 0, bool copy_weights = false);
 
   // A context for inference on this model.
   Context context();
@@ -66,7 +68,8 @@ class LoadedModel {
                         const std::vector<std::pair<nn::Linear*, int64_t>>& layers, bool trainable);
   void check_names() const;
   std::string config_text() const;
-  void load_parameter(ParamId id);
+  void load_parameter(ParamId id, bool copy);
+  void copy_parameter(ParamId id, const TensorEntry& entry);
 
   LoadOptions options_;
   Arena arena_;

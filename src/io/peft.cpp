@@ -36,6 +36,16 @@ std::regex compile(const std::string& expression, std::string_view what) {
     user_error(kTag, "{}: an expression of {} bytes; at most {} are allowed", what,
                expression.size(), kMaxExpression);
   }
+  // The library's arithmetic on longer numbers overflows.
+  constexpr int64_t kMaxDigits = 4;
+  int64_t digits = 0;
+  for (const char c : expression) {
+    digits = c >= '0' && c <= '9' ? digits + 1 : 0;
+    if (digits > kMaxDigits) {
+      user_error(kTag, "{}: {} has a number of more than {} digits; list the module names instead",
+                 what, shown(nlohmann::json(expression)), kMaxDigits);
+    }
+  }
   try {
     return std::regex(expression, std::regex::ECMAScript | std::regex_constants::__polynomial);
   } catch (const std::regex_error&) {

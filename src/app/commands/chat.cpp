@@ -66,7 +66,7 @@ class Conversation {
                  "{} has no chat template, so it can't tell who speaks; use hone generate with "
                  "{{\"prompt\": ...}}, or give a template with --conversation_template",
                  f.model.pretrained);
-    model_ = f.model.load();
+    model_ = f.model.load_to_generate();
     ctx_ = model_->context();
     options_.stop_ids = stop_ids(model_->config(), &text_);
     options_.num_samples = 1;

@@ -54,7 +54,7 @@ int run(const Flags& f) {
   rollout::check_sampling(options);
   JsonLines input(f.input);
   const auto text = load_text(f.model.pretrained, f.conversation_template);
-  const auto model = f.model.load();
+  const auto model = f.model.load_to_generate();
   options.stop_ids = stop_ids(model->config(), text.get());
   const PromptReader reader(text.get(), model->config().vocab_size, f.system_prompt);
   Output output(f.output);
