@@ -128,26 +128,34 @@ class Engine {
     const Tensor selected = upload(ctx_, std::span<const int32_t>(rows));
     const ops::Logits out =
         ops::head_logits(ctx_, decoder_.head_weight(), decoder_.final_rows(ctx_, x, selected));
-    for (size_t i = 0; i < drawn.size(); ++i) draw_one(*drawn[i], out, static_cast<int64_t>(i));
+    draw_all(drawn, out);
     finish(pages);
   }
 
-  void draw_one(Running& r, const ops::Logits& out, int64_t row) {
+  // Row i of out decides the next token of drawn[i].
+  void draw_all(const std::vector<Running*>& drawn, const ops::Logits& out) {
     const auto vocab = static_cast<size_t>(out.logits.dim(1));
-    int32_t token = 0;
-    float logprob = 0;
+    std::vector<int32_t> tokens(drawn.size());
+    std::vector<float> logprobs(drawn.size());
     if (!ctx_.device->meta) {
-      const float* logits = out.logits.view().row<float>(row);
-      const auto w =
-          random_words(o_.seed, Purpose::sample, r.prompt->key,
-                       (static_cast<uint64_t>(r.sample) << 32) | static_cast<uint32_t>(r.size()));
-      token = draw({logits, vocab}, o_, uniform_double(w[0], w[1]));
-      logprob =
-          static_cast<float>(static_cast<double>(logits[token]) - out.lse.view().as<double>()[row]);
+      ctx_.device->pool->run(static_cast<int64_t>(drawn.size()), [&](int64_t row, int) {
+        const auto i = static_cast<size_t>(row);
+        const Running& r = *drawn[i];
+        const std::span<const float> logits(out.logits.view().row<float>(row), vocab);
+        const auto w =
+            random_words(o_.seed, Purpose::sample, r.prompt->key,
+                         (static_cast<uint64_t>(r.sample) << 32) | static_cast<uint32_t>(r.size()));
+        tokens[i] = draw(logits, o_, uniform_double(w[0], w[1]));
+        logprobs[i] =
+            static_cast<float>(static_cast<double>(logits[static_cast<size_t>(tokens[i])]) -
+                               out.lse.view().as<double>()[row]);
+      });
     }
-    r.tokens.push_back(token);
-    r.logprobs.push_back(logprob);
-    if (token_ && prompts_.size() == 1 && o_.num_samples == 1) token_(token);
+    for (size_t i = 0; i < drawn.size(); ++i) {
+      drawn[i]->tokens.push_back(tokens[i]);
+      drawn[i]->logprobs.push_back(logprobs[i]);
+      if (token_ && prompts_.size() == 1 && o_.num_samples == 1) token_(tokens[i]);
+    }
   }
 
   bool stops(int32_t token) const {

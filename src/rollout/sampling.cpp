@@ -8,12 +8,19 @@
 namespace hone::rollout {
 namespace {
 
+// The first of the largest.
 int32_t argmax(std::span<const float> logits) {
-  size_t best = 0;
-  for (size_t i = 1; i < logits.size(); ++i) {
-    if (logits[i] > logits[best]) best = i;
+  constexpr size_t kLanes = 16;
+  float most[kLanes];
+  std::fill_n(most, kLanes, -std::numeric_limits<float>::infinity());
+  size_t i = 0;
+  for (; i + kLanes <= logits.size(); i += kLanes) {
+    for (size_t j = 0; j < kLanes; ++j) most[j] = std::max(most[j], logits[i + j]);
   }
-  return static_cast<int32_t>(best);
+  float best = *std::max_element(most, most + kLanes);
+  for (; i < logits.size(); ++i) best = std::max(best, logits[i]);
+  const auto at = std::find(logits.begin(), logits.end(), best);
+  return at == logits.end() ? 0 : static_cast<int32_t>(at - logits.begin());
 }
 
 // Walks the cumulative weights in the order given; the last id catches rounding.
