@@ -1,0 +1,62 @@
+#include "core/thread_pool.h"
+
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <chrono>
+#include <stdexcept>
+#include <thread>
+#include <vector>
+
+namespace hone {
+namespace {
+
+// Every task runs once, and what the tasks wrote is there when run() returns; runs follow each
+// other at once (workers still spin) or after a pause (workers are asleep).
+TEST(ThreadPool, EveryTaskOnceInEveryRun) {
+  for (const int threads : {1, 2, 3, 6}) {
+    ThreadPool pool(threads);
+    EXPECT_EQ(pool.size(), threads);
+    std::vector<int64_t> counts(97);
+    for (int round = 0; round < 400; ++round) {
+      const int64_t n = round % static_cast<int64_t>(counts.size() + 1);
+      std::fill(counts.begin(), counts.end(), 0);
+      std::atomic<int> strangers{0};
+      pool.run(n, [&](int64_t task, int worker) {
+        ++counts[static_cast<size_t>(task)];
+        if (worker < 0 || worker >= threads) ++strangers;
+      });
+      for (size_t i = 0; i < counts.size(); ++i)
+        ASSERT_EQ(counts[i], static_cast<int64_t>(i) < n ? 1 : 0) << "round " << round;
+      ASSERT_EQ(strangers.load(), 0);
+      if (round % 50 == 49) std::this_thread::sleep_for(std::chrono::milliseconds(3));
+    }
+  }
+}
+
+// The first error reaches the caller, and the pool goes on working.
+TEST(ThreadPool, ErrorsReachTheCaller) {
+  ThreadPool pool(3);
+  for (int round = 0; round < 50; ++round) {
+    EXPECT_THROW(pool.run(20,
+                          [&](int64_t task, int) {
+                            if (task % 7 == round % 7) throw std::runtime_error("task");
+                          }),
+                 std::runtime_error);
+    std::atomic<int64_t> sum{0};
+    pool.run(20, [&](int64_t task, int) { sum += task; });
+    EXPECT_EQ(sum.load(), 190);
+  }
+}
+
+// Pools that end while their workers spin, sleep, or have never run.
+TEST(ThreadPool, EndsAtAnyMoment) {
+  for (int i = 0; i < 60; ++i) {
+    ThreadPool pool(4);
+    if (i % 3 > 0) pool.run(5, [](int64_t, int) {});
+    if (i % 3 == 2) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  }
+}
+
+}  // namespace
+}  // namespace hone
