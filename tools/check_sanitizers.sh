@@ -25,6 +25,7 @@ sanitized() {  # FOLDER SANITIZERS TARGETS ctest arguments...
 }
 
 export UBSAN_OPTIONS=print_stacktrace=1
+export TSAN_OPTIONS="suppressions=$PWD/tests/thread_sanitizer_suppressions.txt"
 if [ $short = yes ]; then
   readers=""
   for test in tests/data_*_test.cpp tests/text_*_test.cpp; do
