@@ -34,8 +34,8 @@ if [ $short = yes ]; then
   done
   sanitized build-asan address,undefined "$readers" -L fast -R '^(data|text)_'
 else
-  # Not the planner against measured memory: a sanitizer has memory of its own.
-  sanitized build-asan address,undefined all -E "^plan_.*_slow_test"
+  # Not what measures memory: a sanitizer has memory of its own.
+  sanitized build-asan address,undefined all -E "^(plan_.*|data_memory)_slow_test"
   sanitized build-tsan thread all -R '^(core|data|text|rollout|train|io)_'
 fi
 
