@@ -71,7 +71,7 @@ Cut cut_of(const DeviceProps& props, Kind kind, const GemmJob& job) {
     const int64_t parts = job.w.type == GemmElem::bf16 ? 1 : 2;
     constexpr int64_t step_bytes = 32 * kGemmTileStep * 2;
     c.row_unit = kGemmTileRows;
-    c.chunk_rows = std::min<int64_t>(1024, round_up(job.t, kGemmTileRows));
+    c.chunk_rows = std::min<int64_t>(2048, round_up(job.t, kGemmTileRows));
     // x is read where it lies if few columns or few rows make a second copy too dear, or if 32 rows
     // of it spread over the sets of L1 (lines of 64 bytes, 64 sets)
     const bool direct = !job.x_by_depth && (job.n <= 64 || job.t <= 32);
@@ -82,7 +82,7 @@ Cut cut_of(const DeviceProps& props, Kind kind, const GemmJob& job) {
     c.depth_block = ceil_div(depth, ceil_div(depth, direct ? 160 : 38));
     // a panel fills less than half of L2, and there are as many for each thread
     const int64_t most = std::clamp<int64_t>(
-        static_cast<int64_t>(props.l2_bytes) * 7 / 16 / (c.depth_block * parts * step_bytes), 1,
+        static_cast<int64_t>(props.l2_bytes) * 15 / 32 / (c.depth_block * parts * step_bytes), 1,
         16);
     const int64_t subs = ceil_div(job.n, 32), each = ceil_div(subs, props.threads);
     c.cols = 32 * (job.t <= 32 ? std::min<int64_t>(most, 2) : ceil_div(each, ceil_div(each, most)));

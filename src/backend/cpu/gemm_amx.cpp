@@ -20,7 +20,7 @@ namespace {
 //
 #include "backend/cpu/gemm_tiles.inl"
 
-constexpr int64_t kSegment = 10;  // steps: 20 kB of x and 20 kB of w in L1
+constexpr int64_t kSegment = 16;  // steps: 32 kB of x in L1
 
 struct alignas(64) TileConfig {
   uint8_t palette = 1, start_row = 0, reserved[14] = {};
@@ -173,46 +173,49 @@ void pack_panel(const GemmJob& job, const Depth& depth, int64_t n0, int64_t cols
   }
 }
 
-// Where the tiles of x lie: rows stride bytes apart, the second tile and the next step so many
-// bytes further.
+// Where the tiles of x lie in a run of steps: rows stride bytes apart, the second tile and the next
+// step so many bytes further.
 struct Rows {
   const char* data;
-  int64_t stride, second, next;
+  int64_t stride, second, next, steps;
 };
 
-// Tiles 0..3 += x w over steps; w is [step][Parts][2 tiles], pitch bytes a step.
+// Tiles 0..3 += x w over two runs of steps; w is [step][Parts][2 tiles], pitch bytes a step. w goes
+// past L1, where x stays.
 template <bool Rows32, bool Cols32, int Parts>
-void multiply(Rows x, const char* w, int64_t pitch, int64_t steps, Between& between) {
-  const char* a = x.data;
-  between.rows_per_step = steps > 0 ? (between.rows - between.row + steps - 1) / steps : 0;
-  for (int64_t s = 0; s < steps; ++s, a += x.next, w += pitch) {
-    _tile_loadd(4, a, x.stride);
-    _tile_loadd(6, w, 64);
-    _tile_dpbf16ps(0, 4, 6);
-    if constexpr (Cols32) {
-      _tile_loadd(7, w + kTileBytes, 64);
-      _tile_dpbf16ps(1, 4, 7);
-    }
-    if constexpr (Rows32) {
-      _tile_loadd(5, a + x.second, x.stride);
-      _tile_dpbf16ps(2, 5, 6);
-    }
-    between.step();
-    if constexpr (Rows32 && Cols32) _tile_dpbf16ps(3, 5, 7);
-    if constexpr (Parts == 2) {
-      _tile_loadd(6, w + kStepBytes, 64);
+void multiply(const Rows (&runs)[2], const char* w, int64_t pitch, Between& between) {
+  between.rows_per_step = ceil_div(between.rows - between.row, runs[0].steps + runs[1].steps);
+  for (const Rows& x : runs) {
+    const char* a = x.data;
+    for (int64_t s = 0; s < x.steps; ++s, a += x.next, w += pitch) {
+      _tile_loadd(4, a, x.stride);
+      _tile_stream_loadd(6, w, 64);
       _tile_dpbf16ps(0, 4, 6);
-      if constexpr (Rows32) _tile_dpbf16ps(2, 5, 6);
       if constexpr (Cols32) {
-        _tile_loadd(7, w + kStepBytes + kTileBytes, 64);
+        _tile_stream_loadd(7, w + kTileBytes, 64);
         _tile_dpbf16ps(1, 4, 7);
-        if constexpr (Rows32) _tile_dpbf16ps(3, 5, 7);
+      }
+      if constexpr (Rows32) {
+        _tile_loadd(5, a + x.second, x.stride);
+        _tile_dpbf16ps(2, 5, 6);
+      }
+      between.step();
+      if constexpr (Rows32 && Cols32) _tile_dpbf16ps(3, 5, 7);
+      if constexpr (Parts == 2) {
+        _tile_stream_loadd(6, w + kStepBytes, 64);
+        _tile_dpbf16ps(0, 4, 6);
+        if constexpr (Rows32) _tile_dpbf16ps(2, 5, 6);
+        if constexpr (Cols32) {
+          _tile_stream_loadd(7, w + kStepBytes + kTileBytes, 64);
+          _tile_dpbf16ps(1, 4, 7);
+          if constexpr (Rows32) _tile_dpbf16ps(3, 5, 7);
+        }
       }
     }
   }
 }
 
-using Multiply = void (*)(Rows, const char*, int64_t, int64_t, Between&);
+using Multiply = void (*)(const Rows (&)[2], const char*, int64_t, Between&);
 // by parts - 1, rows32, cols32
 constexpr Multiply kMultiply[2][2][2] = {{{multiply<false, false, 1>, multiply<false, true, 1>},
                                           {multiply<true, false, 1>, multiply<true, true, 1>}},
@@ -233,6 +236,7 @@ void panel(const GemmJob* job_pointer, const GemmChunk* chunk, int64_t t0, int64
   char* packed = static_cast<char*>(scratch);
   float* sums = reinterpret_cast<float*>(packed + subs * depth_block * pitch);
   float* bias = sums + (cut ? blocks : 1) * subs * kBlock * kBlock;
+  alignas(64) float done[kBlock * kBlock];
   char* own = reinterpret_cast<char*>(bias + subs * kBlock);
   if (job.bias.data) {
     for (int64_t n = 0; n < subs * kBlock; n += 16) {
@@ -288,9 +292,8 @@ void panel(const GemmJob* job_pointer, const GemmChunk* chunk, int64_t t0, int64
       }
       int64_t begin = first;
       do {
-        int64_t end = min_of(begin + kSegment, last);
-        if (last - begin < 2 * kSegment && last - begin > kSegment)
-          end = begin + (last - begin + 1) / 2;
+        const int64_t left = last - begin, cuts = ceil_div(left, kSegment);
+        const int64_t end = cuts > 1 ? begin + ceil_div(left, cuts) : last;
         for (int64_t sub = 0; sub < subs; ++sub) {
           const bool rows32 = count > 16, cols32 = cols - sub * kBlock > 16;
           float* c = sums + ((cut ? block * subs : 0) + sub) * kBlock * kBlock;
@@ -311,17 +314,18 @@ void panel(const GemmJob* job_pointer, const GemmChunk* chunk, int64_t t0, int64
           }
           const char* w = packed + (sub * depth_block - first) * pitch;
           for (int64_t s = begin; s < end;) {
-            int64_t to = end;
-            if (s < direct) to = min_of(to, direct);
-            if (s < depth.main) to = min_of(to, depth.main);
-            const Rows x =
-                s < direct ? Rows{at(job.x, t0 + t, s * 32), job.x.stride, 16 * job.x.stride, 64}
-                           : Rows{prepared + s * kStepBytes, 64, kTileBytes, kStepBytes};
-            kMultiply[s < depth.main ? depth.parts - 1 : 0][rows32][cols32](x, w + s * pitch, pitch,
-                                                                            to - s, between);
+            // parts of w2 are single
+            const int64_t to = depth.parts == 2 && s < depth.main ? min_of(end, depth.main) : end;
+            const int64_t mid = min_of(to, direct > s ? direct : s);
+            const Rows runs[2] = {
+                {at(job.x, t0 + t, s * 32), job.x.stride, 16 * job.x.stride, 64, mid - s},
+                {prepared + mid * kStepBytes, 64, kTileBytes, kStepBytes, to - mid}};
+            kMultiply[s < depth.main ? depth.parts - 1 : 0][rows32][cols32](runs, w + s * pitch,
+                                                                            pitch, between);
             s = to;
           }
           between.flush();
+          if (end == total) c = done;
           _tile_stored(0, c, kBlock * 4);
           _tile_stored(1, c + 16, kBlock * 4);
           _tile_stored(2, c + 16 * kBlock, kBlock * 4);
