@@ -131,7 +131,7 @@ void sixteen(const GemmJob& job, const Depth& depth, const SplitOrder& order, in
   _tile_zero(0);
   for (int64_t s = 0; s < in_place; ++s) {
     _tile_loadd(6, scratch.x + s * 16 * line, line);
-    _tile_loadd(4, w + s * 64, job.w.stride);
+    _tile_stream_loadd(4, w + s * 64, job.w.stride);
     _tile_dpbf16ps(0, 4, 6);
   }
   for (int64_t s = in_place; s < total; ++s) {
