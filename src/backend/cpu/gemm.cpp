@@ -79,7 +79,7 @@ Cut cut_of(const DeviceProps& props, Kind kind, const GemmJob& job) {
     if (!job.x_by_depth && (direct || spread)) c.in_place = job.k / kGemmTileStep;
     if (!direct) c.prepared = c.chunk_rows / kGemmTileRows * (total - c.in_place) * step_bytes;
     const int64_t depth = std::max<int64_t>(total, 1);
-    c.depth_block = ceil_div(depth, ceil_div(depth, direct ? 160 : 38));
+    c.depth_block = ceil_div(depth, ceil_div(depth, direct ? 160 : 32));
     // a panel fills less than half of L2, and there are as many for each thread
     const int64_t most = std::clamp<int64_t>(
         static_cast<int64_t>(props.l2_bytes) * 15 / 32 / (c.depth_block * parts * step_bytes), 1,
