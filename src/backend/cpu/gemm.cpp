@@ -50,13 +50,22 @@ const GemmPath& path_of(Kind kind) {
 // How a job is cut; sizes in bytes.
 struct Cut {
   int64_t chunk_rows = 0;   // rows prepared together
-  int64_t cols = 0;         // of a panel
+  int64_t cols = 0;         // of a panel, at most
+  int64_t col_unit = 32;    // cuts of columns fall on multiples of it
+  int64_t panels = 1;       // the columns are cut into so many, as equal as the unit allows
   int64_t depth_block = 0;  // in the path's unit
   int64_t row_unit = 0;     // cuts of rows fall on multiples of it
   int64_t prepared = 0;     // of a chunk
   int64_t panel = 0;        // scratch of one worker
   int64_t in_place = 0;     // GemmChunk
 };
+
+// Panels of at most so many units, and as many for each thread.
+void cut_columns(Cut& c, int64_t n, int64_t most, int64_t threads) {
+  const int64_t units = std::max<int64_t>(ceil_div(n, c.col_unit), 1);
+  c.panels = std::min(units, round_up(ceil_div(units, most), threads));
+  c.cols = c.col_unit * ceil_div(units, c.panels);
+}
 
 Cut cut_of(const DeviceProps& props, Kind kind, const GemmJob& job) {
   Cut c;
@@ -80,13 +89,20 @@ Cut cut_of(const DeviceProps& props, Kind kind, const GemmJob& job) {
     if (!direct) c.prepared = c.chunk_rows / kGemmTileRows * (total - c.in_place) * step_bytes;
     const int64_t depth = std::max<int64_t>(total, 1);
     c.depth_block = ceil_div(depth, ceil_div(depth, direct ? 160 : 32));
-    // a panel fills less than half of L2, and there are as many for each thread
+    // a panel fills less than half of L2
     const int64_t most = std::clamp<int64_t>(
         static_cast<int64_t>(props.l2_bytes) * 15 / 32 / (c.depth_block * parts * step_bytes), 1,
         16);
-    const int64_t subs = ceil_div(job.n, 32), each = ceil_div(subs, props.threads);
-    c.cols = 32 * (job.t <= 32 ? std::min<int64_t>(most, 2) : ceil_div(each, ceil_div(each, most)));
-    c.cols = std::min(c.cols, 32 * subs);
+    // few columns: x is the larger side, so rows are cut instead
+    const bool by_rows =
+        ceil_div(job.n, 32) <= std::min<int64_t>(most, 8) && job.t >= 512 * props.threads;
+    if (by_rows) {
+      c.cols = round_up(job.n, 32);
+    } else if (job.t <= 32) {
+      cut_columns(c, job.n, std::min<int64_t>(most, 2), 1);
+    } else {
+      cut_columns(c, job.n, most, props.threads);
+    }
     const bool in_memory = total > c.depth_block || (job.alpha != 1 && job.r > 0);
     c.panel = c.cols / 32 * c.depth_block * parts * step_bytes +
               (in_memory ? c.chunk_rows : 32) * c.cols * 4 + c.cols * 4 +
@@ -108,9 +124,8 @@ Cut cut_of(const DeviceProps& props, Kind kind, const GemmJob& job) {
   const int64_t most_strips = !few ? kGemmWordsStrips : job.w_by_depth ? 8 : 1;
   const int64_t words = std::max<int64_t>(kind == Kind::pairs ? ceil_div(job.k, 2) : job.k, 1);
   c.depth_block = std::min(round_up(ceil_div(words, ceil_div(words, most)), 16), most);
-  // as many panels for each thread
-  const int64_t strips = ceil_div(job.n, strip), each = ceil_div(strips, props.threads);
-  c.cols = strip * ceil_div(each, ceil_div(each, most_strips));
+  c.col_unit = strip;
+  cut_columns(c, job.n, most_strips, props.threads);
   if (kind == Kind::pairs) {
     const bool in_place = !job.x_by_depth && job.k % 2 == 0;
     c.prepared = c.chunk_rows * 4 * ((in_place ? 0 : ceil_div(job.k, 2)) + 2 * ceil_div(job.r, 2));
@@ -130,6 +145,7 @@ size_t scratch_of(const DeviceProps& props, Kind kind, const GemmJob& job) {
 }
 
 void run_job(const KernelCtx& ctx, Kind kind, const GemmJob& job, const Cut& c) {
+  if (job.n == 0) return;
   char* panels = static_cast<char*>(ctx.scratch) + c.prepared;
   if (kind == Kind::stream) {
     // A task packs x and takes panels as long as there are some, smaller and smaller: long ones are
@@ -161,18 +177,23 @@ void run_job(const KernelCtx& ctx, Kind kind, const GemmJob& job, const Cut& c) 
         path.prepare(&job, &chunk, begin + task * unit, std::min(unit, chunk.rows - task * unit));
       });
     }
-    const int64_t col_tasks = ceil_div(job.n, c.cols);
+    // the wider panels first, so that threads end together
+    const int64_t units = ceil_div(job.n, c.col_unit);
+    const auto first_column = [&](int64_t panel) {
+      return (panel * (units / c.panels) + std::min(panel, units % c.panels)) * c.col_unit;
+    };
     int64_t rows = chunk.rows;
-    if (col_tasks < ctx.pool->size()) {
-      const int64_t parts = ceil_div(ctx.pool->size(), col_tasks);
+    if (c.panels < ctx.pool->size()) {
+      const int64_t parts = ceil_div(ctx.pool->size(), c.panels);
       rows = std::min(
           rows, std::max(round_up(64, c.row_unit), round_up(ceil_div(rows, parts), c.row_unit)));
     }
     const int64_t row_tasks = ceil_div(chunk.rows, rows);
-    ctx.pool->run(col_tasks * row_tasks, [&](int64_t task, int worker) {
-      const int64_t t = task % row_tasks * rows, n = task / row_tasks * c.cols;
-      path.panel(&job, &chunk, begin + t, std::min(rows, chunk.rows - t), n,
-                 std::min(c.cols, job.n - n), c.depth_block, panels + c.panel * worker);
+    ctx.pool->run(c.panels * row_tasks, [&](int64_t task, int worker) {
+      const int64_t t = task % row_tasks * rows, panel = task / row_tasks;
+      const int64_t n = first_column(panel), end = std::min(job.n, first_column(panel + 1));
+      path.panel(&job, &chunk, begin + t, std::min(rows, chunk.rows - t), n, end - n, c.depth_block,
+                 panels + c.panel * worker);
     });
   }
 }
