@@ -278,9 +278,12 @@ void run_narrow_job(const KernelCtx& ctx, const GemmNarrowJob& job) {
                            ctx.scratch);
   });
   char* scratch = static_cast<char*>(ctx.scratch) + narrow_prepared_bytes(job);
-  ctx.pool->run(ceil_div(job.w, kGemmNarrowCols), [&](int64_t task, int worker) {
-    const int64_t w = task * kGemmNarrowCols;
-    kGemmNarrowAmx.panel(&job, ctx.scratch, w, std::min(kGemmNarrowCols, job.w - w),
+  // as many panels for each thread
+  const int64_t panels = round_up(ceil_div(job.w, kGemmNarrowCols), ctx.pool->size());
+  const int64_t cols = round_up(ceil_div(job.w, panels), 64);
+  ctx.pool->run(ceil_div(job.w, cols), [&](int64_t task, int worker) {
+    const int64_t w = task * cols;
+    kGemmNarrowAmx.panel(&job, ctx.scratch, w, std::min(cols, job.w - w),
                          scratch + worker * kGemmNarrowScratch);
   });
 }

@@ -1,6 +1,8 @@
 // Weight gradients with one narrow fp32 side, with AMX: the narrow side is the first operand, its
 // high and low bf16 parts as rows below each other, so that the wide side, which is the memory
-// traffic, is read once and needs only the pairing of rows. gcc 12 takes the undefined operands of
+// traffic, is read once and needs only the pairing of rows. It is read in blocks of rows, the lines
+// of a row one after another while the block before is in work: the processor's own fetching knows
+// that order, and has more requests under way than L1 could. gcc 12 takes the undefined operands of
 // its own intrinsics for our mistakes
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 #include <immintrin.h>
@@ -14,6 +16,7 @@ namespace {
 #include "backend/cpu/gemm_pairs.inl"
 
 constexpr int64_t kTileBytes = 1024;
+constexpr int64_t kBlockSteps = 4;  // 128 rows of the wide side
 
 int64_t tiles_of(int64_t r) { return (2 * r + 15) / 16; }
 
@@ -54,8 +57,6 @@ inline void pack(const GemmNarrowJob& job, int64_t step, int64_t w0, int64_t cou
     const char* w = at(job.wide, step * 32, w0);
     const int64_t stride = job.wide.stride;
     for (int64_t p = 0; p < 16; ++p, w += 2 * stride) {
-      _mm_prefetch(w + 64 * stride, _MM_HINT_T0);
-      _mm_prefetch(w + 65 * stride, _MM_HINT_T0);
       const __m512i even =
           _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(w)));
       const __m512i odd =
@@ -71,22 +72,51 @@ inline void pack(const GemmNarrowJob& job, int64_t step, int64_t w0, int64_t cou
   }
 }
 
-// Sums of Rows row tiles and Cols column tiles from the first of each, over all steps.
+// Rows of the wide side that are fetched into L2, some at every step.
+struct Ahead {
+  const char *row, *end;
+  int64_t stride, row_bytes, rows_per_step;
+
+  void step() {
+    for (int64_t i = 0; i < rows_per_step && row < end; ++i, row += stride) {
+      for (int64_t b = 0; b < row_bytes; b += 64) _mm_prefetch(row + b, _MM_HINT_T1);
+    }
+  }
+};
+
+// Adds to the sums (tiles, next_row bytes from one row of tiles to the next) Rows row tiles and
+// Cols column tiles from the first of each, over steps [first, last).
 template <int Rows, int Cols>
 void multiply(const GemmNarrowJob& job, const char* a, int64_t a_step, int64_t w0, int64_t cols,
-              char* packed, float* sums) {
-  _tile_zero(0);
-  _tile_zero(1);
-  _tile_zero(2);
-  _tile_zero(3);
-  const int64_t steps = (job.t + 31) / 32;
-  for (int64_t s = 0; s < steps; ++s, a += a_step) {
+              int64_t first, int64_t last, char* packed, char* sums, int64_t next_row,
+              Ahead& ahead) {
+  char* below = sums + next_row;
+  if (first == 0) {
+    _tile_zero(0);
+    _tile_zero(1);
+    _tile_zero(2);
+    _tile_zero(3);
+  } else {
+    _tile_loadd(0, sums, 64);
+    if constexpr (Cols > 1) _tile_loadd(1, sums + kTileBytes, 64);
+    if constexpr (Cols > 2) {
+      _tile_loadd(2, sums + 2 * kTileBytes, 64);
+      _tile_loadd(3, sums + 3 * kTileBytes, 64);
+    }
+    if constexpr (Rows > 1) {
+      _tile_loadd(2, below, 64);
+      if constexpr (Cols > 1) _tile_loadd(3, below + kTileBytes, 64);
+    }
+  }
+  a += first * a_step;
+  for (int64_t s = first; s < last; ++s, a += a_step) {
     // two buffers: a tile is stored row by row while the one before is still being read
     char* b = packed + s % 2 * 2048;
     const auto tile = [&](int64_t c) {
       pack(job, s, w0 + c * 16, min_of<int64_t>(16, cols - c * 16),
            reinterpret_cast<float*>(b + c % 2 * kTileBytes));
     };
+    ahead.step();
     tile(0);
     _tile_loadd(4, a, 64);
     _tile_loadd(5, b, 64);
@@ -110,22 +140,22 @@ void multiply(const GemmNarrowJob& job, const char* a, int64_t a_step, int64_t w
       if constexpr (Cols > 1) _tile_dpbf16ps(3, 7, 6);
     }
   }
-  constexpr int64_t kLine = kGemmNarrowCols * 4;
-  _tile_stored(0, sums, kLine);
-  if constexpr (Cols > 1) _tile_stored(1, sums + 16, kLine);
+  _tile_stored(0, sums, 64);
+  if constexpr (Cols > 1) _tile_stored(1, sums + kTileBytes, 64);
   if constexpr (Cols > 2) {
-    _tile_stored(2, sums + 32, kLine);
-    _tile_stored(3, sums + 48, kLine);
+    _tile_stored(2, sums + 2 * kTileBytes, 64);
+    _tile_stored(3, sums + 3 * kTileBytes, 64);
   }
   if constexpr (Rows > 1) {
-    _tile_stored(2, sums + 16 * kGemmNarrowCols, kLine);
-    if constexpr (Cols > 1) _tile_stored(3, sums + 16 * kGemmNarrowCols + 16, kLine);
+    _tile_stored(2, below, 64);
+    if constexpr (Cols > 1) _tile_stored(3, below + kTileBytes, 64);
   }
 }
 
-// scratch: sums [2 r rounded up to tiles][kGemmNarrowCols], then four tiles.
-void panel(const GemmNarrowJob* job, const void* prepared, int64_t w0, int64_t cols,
+// scratch: sums as [row tile][column tile][16][16], then four tiles.
+void panel(const GemmNarrowJob* job_pointer, const void* prepared, int64_t w0, int64_t cols,
            void* scratch) {
+  const GemmNarrowJob& job = *job_pointer;
   TileConfig config;
   for (int i = 0; i < 8; ++i) {
     config.row_bytes[i] = 64;
@@ -133,46 +163,63 @@ void panel(const GemmNarrowJob* job, const void* prepared, int64_t w0, int64_t c
   }
   __asm__ volatile("" : : "r"(&config) : "memory");
   _tile_loadconfig(&config);
-  float* sums = static_cast<float*>(scratch);
-  char* packed = static_cast<char*>(scratch) + 8 * 16 * kGemmNarrowCols * 4;
-  const int64_t tiles = tiles_of(job->r), a_step = tiles * kTileBytes;
+  const int64_t tiles = tiles_of(job.r), a_step = tiles * kTileBytes;
+  const int64_t steps = (job.t + 31) / 32, group = tiles == 1 ? 64 : 32;
+  constexpr int64_t kRowTiles = kGemmNarrowCols / 16 * kTileBytes;
+  char* sums = static_cast<char*>(scratch);
+  char* packed = sums + tiles * kRowTiles;
   const char* a = static_cast<const char*>(prepared);
-  if (tiles == 1) {
-    multiply<1, 4>(*job, a, a_step, w0, cols, packed, sums);
-  } else {
-    for (int64_t c = 0; c < cols; c += 32) {
-      for (int64_t m = 0; m < tiles; m += 2) {
-        float* to = sums + m * 16 * kGemmNarrowCols + c;
-        if (m + 1 < tiles) {
-          multiply<2, 2>(*job, a + m * kTileBytes, a_step, w0 + c, cols - c, packed, to);
-        } else {
-          multiply<1, 2>(*job, a + m * kTileBytes, a_step, w0 + c, cols - c, packed, to);
-        }
+  for (int64_t first = 0; first < steps; first += kBlockSteps) {
+    const int64_t last = min_of(first + kBlockSteps, steps);
+    const int64_t groups = (cols + group - 1) / group * ((tiles + 1) / 2);
+    const int64_t rows = min_of(kBlockSteps * 32, job.t - last * 32);
+    Ahead ahead = {};
+    if (rows > 0) {
+      const char* row = at(job.wide, last * 32, w0);
+      const int64_t calls = groups * (last - first);
+      ahead = {row, row + rows * job.wide.stride, job.wide.stride, cols * 2,
+               (rows + calls - 1) / calls};
+    }
+    for (int64_t c = 0; c < cols; c += group) {
+      char* to = sums + c / 16 * kTileBytes;
+      if (tiles == 1) {
+        multiply<1, 4>(job, a, a_step, w0 + c, cols - c, first, last, packed, to, kRowTiles, ahead);
+        continue;
+      }
+      for (int64_t m = 0; m < tiles; m += 2, to += 2 * kRowTiles) {
+        const auto run = m + 1 < tiles ? multiply<2, 2> : multiply<1, 2>;
+        run(job, a + m * kTileBytes, a_step, w0 + c, cols - c, first, last, packed, to, kRowTiles,
+            ahead);
       }
     }
   }
   _tile_release();
-  const Vec alpha = splat(job->alpha);
-  for (int64_t j = 0; j < job->r; ++j) {
-    float* high = sums + j * kGemmNarrowCols;
-    const float* low = sums + (job->r + j) * kGemmNarrowCols;
-    for (int64_t c = 0; c < kGemmNarrowCols; c += 16)
-      store(high + c, mul(plus(load(high + c), load(low + c)), alpha));
-    if (job->by_wide) continue;
-    char* out = const_cast<char*>(at(job->out, j, w0));
+  // row j of the sums in column c
+  const auto sum_at = [&](int64_t j, int64_t c) {
+    return reinterpret_cast<float*>(sums + j / 16 * kRowTiles + c / 16 * kTileBytes) + j % 16 * 16 +
+           c % 16;
+  };
+  const Vec alpha = splat(job.alpha);
+  for (int64_t j = 0; j < job.r; ++j) {
+    char* out = job.by_wide ? nullptr : const_cast<char*>(at(job.out, j, w0));
     for (int64_t c = 0; c < cols; c += 16) {
+      const Vec both = mul(plus(load(sum_at(j, c)), load(sum_at(job.r + j, c))), alpha);
+      if (job.by_wide) {
+        store(sum_at(j, c), both);
+        continue;
+      }
       const __mmask16 some = static_cast<__mmask16>((1u << min_of<int64_t>(16, cols - c)) - 1);
       const Vec old = _mm512_maskz_loadu_ps(some, out + c * 4);
-      _mm512_mask_storeu_ps(out + c * 4, some, plus(old, load(high + c)));
+      _mm512_mask_storeu_ps(out + c * 4, some, plus(old, both));
     }
   }
-  if (!job->by_wide) return;
+  if (!job.by_wide) return;
   for (int64_t c = 0; c < cols; ++c) {
-    for (int64_t j = 0; j < job->r; ++j) {
-      char* out = const_cast<char*>(at(job->out, w0 + c, j));
+    for (int64_t j = 0; j < job.r; ++j) {
+      char* out = const_cast<char*>(at(job.out, w0 + c, j));
       float f;
       __builtin_memcpy(&f, out, 4);
-      f += sums[j * kGemmNarrowCols + c];
+      f += *sum_at(j, c);
       __builtin_memcpy(out, &f, 4);
     }
   }

@@ -74,9 +74,9 @@ struct GemmNarrowPath {
                 void* scratch);
 };
 constexpr int64_t kGemmNarrow = 64;
-constexpr int64_t kGemmNarrowCols = 64;
-// Tiles of 16 rows that 2 r rows (high and low parts) take; bytes of a worker's scratch.
-constexpr int64_t kGemmNarrowScratch = 8 * 16 * kGemmNarrowCols * 4 + 4096;
+constexpr int64_t kGemmNarrowCols = 512;
+// Bytes of a worker's scratch: sums of the high and low parts, and tiles.
+constexpr int64_t kGemmNarrowScratch = 2 * kGemmNarrow * kGemmNarrowCols * 4 + 4096;
 
 // Words paths (gemm_words.inl): x and w as 32-bit words along the depth: one fp32 (f32 paths) or a
 // pair of bf16.
