@@ -109,8 +109,11 @@ inline void pack_tile(const GemmJob& job, int part, int64_t step, int64_t n0, in
   Vec r[16];
   if (count >= 16 && job.w.type == GemmElem::bf16 && step * 32 + 32 <= job.k) {
     const char* w = at(job.w, n0, step * 32);
+    // eight steps ahead, at the end those of the next rows
+    const int64_t steps = job.k / 32, next = step + 8 - steps;
+    const int64_t ahead = next < 0 ? 512 : 16 * job.w.stride + (next - step) * 64;
     for (int64_t i = 0; i < 16; ++i, w += job.w.stride) {
-      _mm_prefetch(w + 512, _MM_HINT_T0);
+      _mm_prefetch(w + ahead, _MM_HINT_T0);
       r[i] = load(reinterpret_cast<const float*>(w));
     }
   } else {
