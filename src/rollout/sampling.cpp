@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <limits>
 #include <numeric>
 
@@ -8,18 +9,35 @@
 namespace hone::rollout {
 namespace {
 
-// The first of the largest.
+// The first of the largest: the first block with it, then its place there.
 int32_t argmax(std::span<const float> logits) {
-  constexpr size_t kLanes = 16;
-  float most[kLanes];
-  std::fill_n(most, kLanes, -std::numeric_limits<float>::infinity());
-  size_t i = 0;
-  for (; i + kLanes <= logits.size(); i += kLanes) {
-    for (size_t j = 0; j < kLanes; ++j) most[j] = std::max(most[j], logits[i + j]);
+  using Lanes = float __attribute__((vector_size(16)));
+  constexpr size_t kLanes = 4, kVectors = 4, kStep = kLanes * kVectors, kBlock = 128 * kStep;
+  constexpr float kLowest = -std::numeric_limits<float>::infinity();
+  float best = kLowest;
+  size_t begin = 0;
+  for (size_t block = 0; block < logits.size(); block += kBlock) {
+    const auto part = logits.subspan(block, std::min(kBlock, logits.size() - block));
+    Lanes most[kVectors];
+    for (Lanes& m : most) m = Lanes{kLowest, kLowest, kLowest, kLowest};
+    size_t i = 0;
+    for (; i + kStep <= part.size(); i += kStep) {
+      Lanes x[kVectors];
+      std::memcpy(x, part.data() + i, sizeof x);
+      for (size_t v = 0; v < kVectors; ++v) most[v] = x[v] > most[v] ? x[v] : most[v];
+    }
+    float highest = kLowest;
+    for (const Lanes& m : most) {
+      for (size_t lane = 0; lane < kLanes; ++lane) highest = std::max(highest, m[lane]);
+    }
+    for (; i < part.size(); ++i) highest = std::max(highest, part[i]);
+    if (highest > best) {
+      best = highest;
+      begin = block;
+    }
   }
-  float best = *std::max_element(most, most + kLanes);
-  for (; i < logits.size(); ++i) best = std::max(best, logits[i]);
-  const auto at = std::find(logits.begin(), logits.end(), best);
+  const auto from = logits.begin() + static_cast<std::ptrdiff_t>(begin);
+  const auto at = std::find(from, logits.end(), best);
   return at == logits.end() ? 0 : static_cast<int32_t>(at - logits.begin());
 }
 
