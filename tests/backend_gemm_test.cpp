@@ -356,6 +356,13 @@ TEST_P(GemmPaths, DeepReduction) {
   }
 }
 
+TEST_P(GemmPaths, ManyColumns) {
+  // several panels a thread, of two widths
+  for (GemmOp op : {GemmOp::nt, GemmOp::nn}) {
+    for (int64_t t : {5, 70}) check(GetParam(), {.t = t, .n = 1130, .k = 70, .r = 3, .op = op}, 8);
+  }
+}
+
 TEST_P(GemmPaths, Groups) {
   for (DType x : {DType::bf16, DType::f32}) {
     for (int64_t r : {0, 8}) {
@@ -379,14 +386,14 @@ TEST_P(GemmPaths, Groups) {
 // A row computed with any number of others, on one thread or two, has the same bits.
 TEST_P(GemmPaths, RowsAreExact) {
   const bool slow = GetParam() <= Isa::scalar;
-  for (Case c : dtype_cases(slow ? 100 : 2048, 80, 200)) {
+  for (Case c : dtype_cases(slow ? 100 : 2200, 80, 200)) {
     c.r = 8;
     c.bias = true;
     c.add = 2;
     Problem p(c, 11);
     Matrix whole(c.t, c.n, c.y);
     ASSERT_EQ(p.run_into(cpu::gemm(GetParam()), 2, whole).error, nullptr);
-    for (int64_t t : {1, 3, 16, 17, 33, 100, 2048}) {
+    for (int64_t t : {1, 3, 16, 17, 33, 100, 2200}) {
       if (t > c.t) continue;
       for (int threads : {1, 2}) {
         for (int64_t begin : {int64_t{0}, (c.t - t) / 2, c.t - t}) {
@@ -636,8 +643,8 @@ void check_dw(Isa isa, const DwCase& c, uint32_t seed) {
 }
 
 TEST_P(GemmPaths, WeightGradients) {
-  const int64_t shapes[][3] = {{1, 1, 1},     {3, 5, 2},     {33, 40, 70},
-                               {100, 8, 130}, {129, 130, 8}, {400, 70, 40}};
+  const int64_t shapes[][3] = {{1, 1, 1},     {3, 5, 2},     {33, 40, 70},  {100, 8, 130},
+                               {129, 130, 8}, {400, 70, 40}, {300, 8, 1100}};
   for (DType dy : {DType::bf16, DType::f32}) {
     for (DType x : {DType::bf16, DType::f32}) {
       for (const auto& s : shapes) {
