@@ -88,7 +88,9 @@ Cut cut_of(const DeviceProps& props, Kind kind, const GemmJob& job) {
     if (!job.x_by_depth && (direct || spread)) c.in_place = job.k / kGemmTileStep;
     if (!direct) c.prepared = c.chunk_rows / kGemmTileRows * (total - c.in_place) * step_bytes;
     const int64_t depth = std::max<int64_t>(total, 1);
-    c.depth_block = ceil_div(depth, ceil_div(depth, direct ? 160 : 32));
+    // few rows against a w by depth: its rows are read in long pieces, few at a time
+    const bool rows_of_w = job.t <= 32 && job.w_by_depth;
+    c.depth_block = ceil_div(depth, ceil_div(depth, rows_of_w ? 8 : direct ? 160 : 32));
     // a panel fills less than half of L2
     const int64_t most = std::clamp<int64_t>(
         static_cast<int64_t>(props.l2_bytes) * 15 / 32 / (c.depth_block * parts * step_bytes), 1,
@@ -98,7 +100,7 @@ Cut cut_of(const DeviceProps& props, Kind kind, const GemmJob& job) {
         ceil_div(job.n, 32) <= std::min<int64_t>(most, 8) && job.t >= 512 * props.threads;
     if (by_rows) {
       c.cols = round_up(job.n, 32);
-    } else if (job.t <= 32) {
+    } else if (job.t <= 32 && !rows_of_w) {
       cut_columns(c, job.n, std::min<int64_t>(most, 2), 1);
     } else {
       cut_columns(c, job.n, most, props.threads);
