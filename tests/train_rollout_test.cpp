@@ -3,12 +3,17 @@
 // threads. On every instruction path, in bf16 and fp32.
 #include <gtest/gtest.h>
 
+#include <unistd.h>
+
 #include <cstdlib>
+#include <cstring>
+#include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
 
 #include "backend/cpu/cpu.h"
 #include "core/rng.h"
+#include "io/files.h"
 #include "io/loaded_model.h"
 #include "rollout/generate.h"
 #include "support/golden.h"
@@ -89,7 +94,8 @@ TEST_P(RolloutTest, LogprobsEqualScoresBitForBit) {
       for (const int threads : {1, 2}) {
         io::LoadedModel model({.folder = golden.folder(), .dtype = dtype, .threads = threads});
         model.load_adapter(golden.folder() / "lora", false);
-        model.load();
+        // as the file has the weights, and as generation copies them
+        model.load(0, /*copy_weights=*/threads == 2);
         const std::vector<Prompt> prompts = prompts_for(model.config().vocab_size);
         for (const int batch : {1, 3, 16}) {
           SamplingOptions o;
@@ -123,6 +129,79 @@ TEST_P(RolloutTest, LogprobsEqualScoresBitForBit) {
         }
       }
     }
+  }
+}
+
+// A model whose weights fit Format::bf16t, in a folder of its own.
+std::filesystem::path even_model(DType dtype) {
+  const std::filesystem::path folder =
+      std::filesystem::temp_directory_path() /
+      ("hone_rollout_" + std::to_string(getpid()) + "_" + std::string(dtype_name(dtype)));
+  std::filesystem::create_directories(folder);
+  const std::string config =
+      R"({"architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2", "hidden_size": 64,
+"intermediate_size": 160, "num_hidden_layers": 2, "num_attention_heads": 4,
+"num_key_value_heads": 2, "vocab_size": 1104, "max_position_embeddings": 512,
+"rms_norm_eps": 1e-06, "rope_theta": 10000.0, "tie_word_embeddings": true,
+"hidden_act": "silu", "torch_dtype": ")" +
+      std::string(dtype == DType::bf16 ? "bfloat16" : "float32") + "\"}";
+  io::write_file_atomically(folder / "config.json", config);
+  ParamStore store;
+  const models::Decoder decoder(models::parse_model_config(config, "test"), store, Format::f32);
+  std::vector<io::TensorDecl> tensors;
+  for (ParamId id = 0; id < store.count(); ++id) {
+    tensors.push_back({.name = store.spec(id).name,
+                       .type = io::to_file_type(dtype),
+                       .shape = store.spec(id).shape});
+  }
+  io::ModelWriter writer(folder, tensors);
+  for (const io::TensorDecl& t : tensors) {
+    int64_t n = 1;
+    for (const int64_t e : t.shape) n *= e;
+    std::vector<std::byte> bytes(static_cast<size_t>(n) * dtype_size(dtype));
+    for (int64_t i = 0; i < n; ++i) {
+      const auto w = random_words(11, Purpose::test, t.shape.size(), static_cast<uint64_t>(i));
+      const auto v = static_cast<float>(t.shape.size() == 1 ? 1 : 0.1 * normal_double(w[0], w[1]));
+      const bf16 rounded(v);
+      // fp32 files hold bf16 numbers too, so that both give the same model
+      const float same(rounded);
+      std::memcpy(bytes.data() + static_cast<size_t>(i) * dtype_size(dtype),
+                  dtype == DType::bf16 ? static_cast<const void*>(&rounded) : &same,
+                  dtype_size(dtype));
+    }
+    writer.write(t.name, bytes);
+  }
+  writer.finish();
+  return folder;
+}
+
+// Copied weights, packed or not, and weights from files of another type give the same bits.
+TEST_P(RolloutTest, CopiedWeightsGiveTheSameBits) {
+  std::vector<Completion> first;
+  for (const DType file : {DType::bf16, DType::f32}) {
+    const std::filesystem::path folder = even_model(file);
+    for (const bool copy : {false, true}) {
+      for (const int batch : {1, 5, 16, 32}) {
+        io::LoadedModel model({.folder = folder, .dtype = DType::bf16, .threads = 2});
+        model.load(0, copy);
+        const ParamId down = model.params().find("model.layers.0.mlp.down_proj.weight");
+        const bool packed = copy && cpu::takes_bf16t(GetParam());
+        EXPECT_EQ(model.params().spec(down).format, packed ? Format::bf16t : Format::bf16);
+        SamplingOptions o;
+        o.max_new_tokens = 12;
+        o.ignore_eos = true;
+        o.batch_size = batch;
+        o.num_samples = 2;
+        const std::vector<Completion> done = run(model, prompts_for(model.config().vocab_size), o);
+        if (first.empty()) first = done;
+        ASSERT_EQ(done.size(), first.size());
+        for (size_t i = 0; i < done.size(); ++i) {
+          EXPECT_EQ(done[i].tokens, first[i].tokens) << i << " copy " << copy << " batch " << batch;
+          EXPECT_EQ(done[i].logprobs, first[i].logprobs);
+        }
+      }
+    }
+    std::filesystem::remove_all(folder);
   }
 }
 

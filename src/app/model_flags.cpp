@@ -34,7 +34,7 @@ std::unique_ptr<io::LoadedModel> ModelFlags::load(const std::string& folder,
                       .memory_limit = memory.empty() ? 0 : parse_memory("--memory", memory),
                       .warn = [](const std::string& line) { say("warning: " + line); }});
   if (!with_adapter.empty()) model->load_adapter(with_adapter, /*trainable=*/false);
-  const bool room = memory.empty() && available_memory() / 2 > model->file_bytes();
+  const bool room = memory.empty() && available_memory() / 5 * 4 > model->file_bytes();
   model->load(0, copy_weights && room);
   return model;
 }

@@ -36,6 +36,15 @@ Tensor ParamStore::own(ParamId id, Arena& arena) {
   return e.value;
 }
 
+Tensor ParamStore::own_as(ParamId id, Arena& arena, Format format, int64_t bytes) {
+  Entry& e = entries_.at(static_cast<size_t>(id));
+  HONE_CHECK(!e.spec.trainable && !e.spec.adapter && e.spec.shape.size() == 2);
+  e.spec.format = format;
+  e.value = Tensor::empty(arena, DType::u8, {bytes}, MemoryKind::weights);
+  e.bound = nullptr;
+  return e.value;
+}
+
 bool ParamStore::has_value(ParamId id) const {
   const Entry& e = entries_.at(static_cast<size_t>(id));
   return e.bound != nullptr || e.value.defined();
@@ -56,10 +65,10 @@ Lease ParamStore::lease(ParamId id) const {
     lease.weight_ = {.data = data,
                      .rows = shape[0],
                      .cols = shape[1],
-                     .stride_bytes = static_cast<int64_t>(static_cast<size_t>(shape[1]) *
-                                                          format_bits(e.spec.format) / 8),
+                     .stride_bytes = format_row_bytes(e.spec.format, shape[1]),
                      .format = e.spec.format};
   }
+  if (e.spec.format == Format::bf16t) return lease;
   lease.view_.data = const_cast<void*>(data);
   lease.view_.dtype = format_dtype(e.spec.format);
   lease.view_.rank = static_cast<int>(shape.size());

@@ -37,27 +37,13 @@ struct ParamSpec {
   size_t bytes() const { return static_cast<size_t>(numel()) * format_bits(format) / 8; }
 };
 
-constexpr DType format_dtype(Format f) {
-  switch (f) {
-    case Format::f32:
-      return DType::f32;
-    case Format::bf16:
-      return DType::bf16;
-    case Format::f16:
-      return DType::f16;
-    case Format::f64:
-      return DType::f64;
-  }
-  return DType::f32;
-}
-
 class ParamStore;
 
 // Views of a parameter, valid while the lease lives.
 class Lease {
  public:
   WeightView weight() const { return weight_; }  // 2 dims
-  View view() const { return view_; }            // 1 or 2 dims, contiguous
+  View view() const { return view_; }            // 1 or 2 dims, contiguous; none for bf16t
  private:
   friend class ParamStore;
   WeightView weight_;
@@ -81,6 +67,8 @@ class ParamStore {
   void bind(ParamId id, const void* data);
   // own: a tensor of the arena, contents undefined (weights or adapters); returned for filling.
   Tensor own(ParamId id, Arena& arena);
+  // The same of so many bytes of another format, whose layout is the filler's affair.
+  Tensor own_as(ParamId id, Arena& arena, Format format, int64_t bytes);
   bool has_value(ParamId id) const;
   bool owned(ParamId id) const { return entries_.at(static_cast<size_t>(id)).value.defined(); }
   Tensor value(ParamId id) const;  // of an owned parameter

@@ -7,6 +7,7 @@
 
 #include <fmt/ranges.h>
 
+#include "backend/cpu/bf16t.h"
 #include "backend/cpu/cpu.h"
 #include "io/files.h"
 #include "io/run_folder.h"
@@ -77,6 +78,7 @@ LoadedModel::LoadedModel(const LoadOptions& options)
   }
   dtype_ = options.dtype.value_or(config.dtype == DType::f16 ? DType::bf16 : config.dtype);
   const cpu::Isa isa = dtype_ == DType::f64 ? cpu::Isa::reference : cpu::choose_isa();
+  takes_bf16t_ = dtype_ == DType::bf16 && cpu::takes_bf16t(isa);
   device_ = {.table = cpu::kernel_table(isa),
              .props = cpu::device_props(thread_count(options.threads)),
              .arena = &arena_,
@@ -277,31 +279,51 @@ void LoadedModel::load_parameter(ParamId id, bool copy) {
       }
     }
   }
-  // The file's copy is not needed again: its pages would count as ours.
-  reader_->file_of(spec.name).map().advise(MappedFile::Advice::dont_need, t.offset, t.bytes);
+  drop_pages(t);
+  if (copy && !spec.trainable) pack_parameter(id, value.view().data);
 }
 
 void LoadedModel::copy_parameter(ParamId id, const TensorEntry& t) {
-  std::byte* to = static_cast<std::byte*>(params_.own(id, arena_).view().data);
-  const MappedFile& map = reader_->file_of(t.name).map();
-  constexpr int64_t kPiece = 4 << 20;
-  const auto bytes = static_cast<int64_t>(t.bytes);
-  pool_.run((bytes + kPiece - 1) / kPiece, [&](int64_t task, int) {
-    const int64_t first = task * kPiece;
-    std::memcpy(to + first, t.data + first, static_cast<size_t>(std::min(kPiece, bytes - first)));
-  });
+  if (!pack_parameter(id, t.data)) {
+    std::byte* to = static_cast<std::byte*>(params_.own(id, arena_).view().data);
+    constexpr int64_t kPiece = 4 << 20;
+    const auto bytes = static_cast<int64_t>(t.bytes);
+    pool_.run((bytes + kPiece - 1) / kPiece, [&](int64_t task, int) {
+      const int64_t first = task * kPiece;
+      std::memcpy(to + first, t.data + first, static_cast<size_t>(std::min(kPiece, bytes - first)));
+    });
+  }
+  drop_pages(t);
+}
+
+bool LoadedModel::pack_parameter(ParamId id, const void* data) {
+  const ParamSpec& spec = params_.spec(id);
+  if (!takes_bf16t_ || spec.format != Format::bf16 || spec.shape.size() != 2 ||
+      !cpu::Bf16tPacker::fits(spec.shape[0], spec.shape[1]))
+    return false;
+  const cpu::Bf16tPacker packer(data, spec.shape[0], spec.shape[1], pool_);
+  if (!packer.worth()) return false;
+  packer.pack(params_.own_as(id, arena_, Format::bf16t, packer.bytes()).view().data);
+  return true;
+}
+
+void LoadedModel::drop_pages(const TensorEntry& t) {
   // The file's copy is not needed again: its pages would count as ours.
-  map.advise(MappedFile::Advice::dont_need, t.offset, t.bytes);
+  reader_->file_of(t.name).map().advise(MappedFile::Advice::dont_need, t.offset, t.bytes);
 }
 
 void LoadedModel::load(uint64_t init_seed, bool copy_weights) {
-  if (!options_.meta) check_finite(*reader_, pool_);
+  const bool copy = copy_weights && !options_.meta;
+  if (!options_.meta && !copy) check_finite(*reader_, pool_);
   for (ParamId id = 0; id < params_.count(); ++id) {
-    if (params_.spec(id).adapter) {
+    const ParamSpec& spec = params_.spec(id);
+    if (spec.adapter) {
       params_.own(id, arena_);
-    } else {
-      load_parameter(id, copy_weights && !options_.meta);
+      continue;
     }
+    // one by one, so that the file's pages are ours for one tensor at a time
+    if (copy) check_finite(*reader_, {&spec.name, 1}, pool_);
+    load_parameter(id, copy);
   }
   if (options_.meta) return;
   for (nn::Linear* l : adapted_) {

@@ -56,8 +56,8 @@ class LoadedModel {
   // Binds or converts every parameter. Trainable base weights become copies in the arena, all else
   // is used from the mapped file where its format allows. New adapters are initialised from
   // init_seed. Checks all weights for NaN and infinity. copy_weights: all weights become copies,
-  // whose huge pages are read faster, and the file's pages are let go; for work that is bound by
-  // reading them again and again.
+  // whose huge pages are read faster, as bf16t where the device takes that, and the file's pages
+  // are let go; for work that is bound by reading them again and again.
   void load(uint64_t init_seed = 0, bool copy_weights = false);
 
   // A context for inference on this model.
@@ -70,12 +70,16 @@ class LoadedModel {
   std::string config_text() const;
   void load_parameter(ParamId id, bool copy);
   void copy_parameter(ParamId id, const TensorEntry& entry);
+  // To bf16t from its numbers as bf16. False: the device or the numbers are not fit for it.
+  bool pack_parameter(ParamId id, const void* data);
+  void drop_pages(const TensorEntry& entry);
 
   LoadOptions options_;
   Arena arena_;
   ThreadPool pool_;
   Device device_;
   DType dtype_ = DType::f32;
+  bool takes_bf16t_ = false;
   ParamStore params_;
   std::unique_ptr<models::Decoder> decoder_;
   std::optional<CheckpointReader> reader_;

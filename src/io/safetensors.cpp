@@ -340,13 +340,17 @@ std::optional<NonFinite> find_nonfinite(const TensorEntry& tensor) {
 }
 
 void check_finite(const CheckpointReader& checkpoint, ThreadPool& pool) {
-  // Parts of at most 64 MB, so that one large tensor does not keep one thread alone busy.
-  constexpr uint64_t kPart = 64 << 20;
+  check_finite(checkpoint, checkpoint.names(), pool);
+}
+
+void check_finite(const CheckpointReader& checkpoint, std::span<const std::string> names,
+                  ThreadPool& pool) {
+  // In parts, so that one large tensor does not keep one thread alone busy.
+  constexpr uint64_t kPart = 2 << 20;
   struct Part {
     const TensorEntry* tensor;
     uint64_t begin, bytes;
   };
-  const std::vector<std::string> names = checkpoint.names();
   std::vector<Part> parts;
   for (const std::string& name : names) {
     const TensorEntry& tensor = checkpoint.at(name);

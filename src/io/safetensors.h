@@ -136,8 +136,10 @@ struct NonFinite {
 // NaN or infinity in a floating-point tensor; null: none, or not a floating-point type. Runs at
 // memory speed.
 std::optional<NonFinite> find_nonfinite(const TensorEntry& tensor);
-// The same for all tensors of a checkpoint, on all threads. Throws UserError naming the first bad
-// tensor (in name order).
+// The same for these tensors of a checkpoint, or all of them, on all threads. Throws UserError
+// naming the first bad one (of all: in name order).
+void check_finite(const CheckpointReader& checkpoint, std::span<const std::string> names,
+                  ThreadPool& pool);
 void check_finite(const CheckpointReader& checkpoint, ThreadPool& pool);
 
 // Converts count elements of a floating-point tensor from element `first` on to fp32. UserError for

@@ -39,11 +39,12 @@ struct View {
 static_assert(std::is_trivially_copyable_v<View>);
 
 // How a weight matrix lies in memory. A new format is one file of a backend: kernels that multiply
-// by a weight expand it inside, tile by tile. granule: slices of rows or columns fall on multiples
-// of it.
-enum class Format : uint8_t { f32, bf16, f16, f64 };
+// by a weight expand it inside, tile by tile. bf16t: bf16 without loss in 12 bits a number, for
+// generation (backend/cpu/bf16t.h).
+enum class Format : uint8_t { f32, bf16, f16, f64, bf16t };
 
-constexpr int64_t format_granule(Format) { return 1; }
+// Slices of rows fall on multiples of it.
+constexpr int64_t format_granule(Format f) { return f == Format::bf16t ? 16 : 1; }
 constexpr size_t format_bits(Format f) {
   switch (f) {
     case Format::f32:
@@ -53,8 +54,31 @@ constexpr size_t format_bits(Format f) {
       return 16;
     case Format::f64:
       return 64;
+    case Format::bf16t:
+      return 12;
   }
   return 0;
+}
+// Of the values.
+constexpr DType format_dtype(Format f) {
+  switch (f) {
+    case Format::f32:
+      return DType::f32;
+    case Format::bf16:
+    case Format::bf16t:
+      return DType::bf16;
+    case Format::f16:
+      return DType::f16;
+    case Format::f64:
+      return DType::f64;
+  }
+  return DType::f32;
+}
+// From a row to the next; of bf16t a sixteenth of 16 rows with their header, a byte for each 32
+// columns.
+constexpr int64_t format_row_bytes(Format f, int64_t cols) {
+  const int64_t bytes = cols * static_cast<int64_t>(format_bits(f)) / 8;
+  return f == Format::bf16t ? bytes + (cols / 32 + 63) / 64 * 4 : bytes;
 }
 
 // A weight [rows, cols] as in a Hugging Face file: [out_features, in_features]. scale is for

@@ -83,6 +83,8 @@ std::vector<Isa> available_isas() {
   return all;
 }
 
+bool takes_bf16t(Isa isa) { return isa == Isa::amx; }
+
 Isa best_isa() { return available_isas().back(); }
 
 Isa choose_isa() {

@@ -20,6 +20,8 @@ std::vector<Isa> available_isas();  // ascending
 Isa best_isa();                     // the last of them
 // The path to use: HONE_ISA if set (UserError if unknown or not available), else the best.
 Isa choose_isa();
+// Whether gemm (nt, bf16 x), embedding and head (without gradients) take weights as Format::bf16t.
+bool takes_bf16t(Isa isa);
 
 DeviceProps device_props(int threads);  // cache sizes of this machine
 KernelTable kernel_table(Isa isa);

@@ -2,6 +2,7 @@
 // features, V table rows.
 #include <cstring>
 
+#include "backend/cpu/bf16t.h"
 #include "backend/cpu/rows.h"
 
 namespace hone::cpu {
@@ -30,6 +31,16 @@ Status run_embedding(Isa isa, const KernelCtx& ctx, const EmbeddingDesc& d) {
   if (!indices_ok(d.tokens, d.table.rows)) return {"embedding: a token is outside the table"};
   const RowOps& ops = row_ops(isa);
   const bool copy = format_dtype(d.table.format) == d.y.dtype;
+  if (d.table.format == Format::bf16t) {
+    for_rows(ctx, d.y.shape[0], 2 * bytes_of(d.y), [&](int64_t t) {
+      for (int64_t col = 0; col < d.table.cols; col += 32) {
+        uint16_t numbers[32];
+        bf16t_numbers(d.table, index_at(d.tokens, t), col, numbers);
+        ops.convert({numbers, DType::bf16}, at(d.y, t * d.y.stride[0] + col), 32, 1);
+      }
+    });
+    return {};
+  }
   for_rows(ctx, d.y.shape[0], 2 * bytes_of(d.y), [&](int64_t t) {
     const Span from = weight_row(d.table, index_at(d.tokens, t)), to = row_span(d.y, t);
     if (copy) {

@@ -29,7 +29,7 @@ Kind kind_of(Isa isa, const GemmJob& job) {
   if (isa == Isa::avx512 || job.x.type == GemmElem::f32) return Kind::words512;
   if (isa == Isa::avx512bf16) return Kind::pairs;
   const bool few = job.t <= kGemmStreamRows && !job.x_by_depth && !job.w_by_depth;
-  return few && job.w.type == GemmElem::bf16 && job.k > 0 ? Kind::stream : Kind::tiles;
+  return few && job.w.type != GemmElem::f32 && job.k > 0 ? Kind::stream : Kind::tiles;
 }
 
 const GemmPath& path_of(Kind kind) {
@@ -71,13 +71,13 @@ Cut cut_of(const DeviceProps& props, Kind kind, const GemmJob& job) {
   Cut c;
   if (kind == Kind::stream) {
     const int64_t total = ceil_div(job.k, kGemmTileStep) + ceil_div(3 * job.r, kGemmTileStep);
-    c.cols = 32;
+    c.cols = job.w.type == GemmElem::bf16t && job.t <= 16 ? kGemmStreamCols : 32;
     c.panel = total * 64 * job.t + kGemmStreamScratch;
     return c;
   }
   if (kind == Kind::tiles) {
     const int64_t total = ceil_div(job.k, kGemmTileStep) + ceil_div(3 * job.r, kGemmTileStep);
-    const int64_t parts = job.w.type == GemmElem::bf16 ? 1 : 2;
+    const int64_t parts = job.w.type == GemmElem::f32 ? 2 : 1;
     constexpr int64_t step_bytes = 32 * kGemmTileStep * 2;
     c.row_unit = kGemmTileRows;
     c.chunk_rows = std::min<int64_t>(2048, round_up(job.t, kGemmTileRows));
@@ -202,7 +202,16 @@ void run_job(const KernelCtx& ctx, Kind kind, const GemmJob& job, const Cut& c) 
 
 GemmElem elem(DType t) { return t == DType::f32 ? GemmElem::f32 : GemmElem::bf16; }
 GemmElem elem(Format f) {
-  return f == Format::f32 ? GemmElem::f32 : f == Format::bf16 ? GemmElem::bf16 : GemmElem::f16;
+  switch (f) {
+    case Format::bf16:
+      return GemmElem::bf16;
+    case Format::f16:
+      return GemmElem::f16;
+    case Format::bf16t:
+      return GemmElem::bf16t;
+    default:
+      return GemmElem::f32;
+  }
 }
 
 GemmMatrix rows_of(const View& v, int64_t begin, int64_t end) {
@@ -377,7 +386,7 @@ size_t scratch(const DeviceProps& props, const Desc& d) {
 
 template <Isa isa>
 Status run_gemm(const KernelCtx& ctx, const GemmDesc& d) {
-  if (Status s = check_gemm(d, false); !s.ok()) return s;
+  if (Status s = check_gemm(d, false, takes_bf16t(isa)); !s.ok()) return s;
   if (ctx.pool->size() > ctx.props->threads) return {"gemm: more threads than planned"};
   if (ctx.scratch_bytes < scratch<isa>(*ctx.props, d)) return {"gemm: scratch too small"};
   for_groups(d, [&](const GemmJob& job) {

@@ -19,6 +19,8 @@ namespace {
 #include "backend/cpu/gemm_pairs.inl"
 //
 #include "backend/cpu/gemm_tiles.inl"
+//
+#include "backend/cpu/bf16t.inl"
 
 constexpr int64_t kSegment = 16;  // steps: 32 kB of x in L1
 
@@ -107,7 +109,18 @@ inline void pack_tile(const GemmJob& job, int part, int64_t step, int64_t n0, in
     return;
   }
   Vec r[16];
-  if (count >= 16 && job.w.type == GemmElem::bf16 && step * 32 + 32 <= job.k) {
+  if (job.w.type == GemmElem::bf16t) {
+    // columns and depth are whole tiles
+    const char* strip = static_cast<const char*>(job.w.data) + n0 * job.w.stride;
+    const char* tile = strip + strip_header(job.k) + step * kShortTile;
+    for (int64_t i = 0; i < kShortTile; i += 64) _mm_prefetch(tile + 2048 + i, _MM_HINT_T0);
+    if (const int base = static_cast<uint8_t>(strip[step]); base != 0) {
+      expand_short(tile, base, [&](int64_t i, __m512i v) { r[i] = _mm512_castsi512_ps(v); });
+    } else {
+      for (int64_t i = 0; i < 16; ++i)
+        r[i] = load(reinterpret_cast<const float*>(raw_tile(tile)) + i * 16);
+    }
+  } else if (count >= 16 && job.w.type == GemmElem::bf16 && step * 32 + 32 <= job.k) {
     const char* w = at(job.w, n0, step * 32);
     // eight steps ahead, at the end those of the next rows
     const int64_t steps = job.k / 32, next = step + 8 - steps;

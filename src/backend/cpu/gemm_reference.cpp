@@ -44,20 +44,6 @@ void expand(const void* data, DType type, int64_t offset, int64_t count, Acc* ou
   }
 }
 
-DType format_dtype(Format f) {
-  switch (f) {
-    case Format::f32:
-      return DType::f32;
-    case Format::bf16:
-      return DType::bf16;
-    case Format::f16:
-      return DType::f16;
-    case Format::f64:
-      return DType::f64;
-  }
-  return DType::f32;
-}
-
 template <class Acc>
 void expand_weight(const WeightView& w, int64_t row, int64_t col, int64_t count, Acc* out) {
   expand(static_cast<const char*>(w.data) + row * w.stride_bytes, format_dtype(w.format), col,
@@ -132,7 +118,7 @@ size_t gemm_scratch(const DeviceProps& props, const GemmDesc& d) {
 
 template <class Acc>
 Status gemm_run(const KernelCtx& ctx, const GemmDesc& d) {
-  if (Status s = check_gemm(d, sizeof(Acc) == 8); !s.ok()) return s;
+  if (Status s = check_gemm(d, sizeof(Acc) == 8, false); !s.ok()) return s;
   if (ctx.scratch_bytes < gemm_scratch<Acc>(*ctx.props, d) ||
       ctx.pool->size() > ctx.props->threads) {
     return {"gemm: scratch too small"};

@@ -6,9 +6,9 @@
 
 namespace hone::cpu {
 
-enum class GemmElem : uint8_t { f32, bf16, f16 };
+enum class GemmElem : uint8_t { f32, bf16, f16, bf16t };
 
-// rows x cols elements, rows stride bytes apart. data null: none.
+// rows x cols elements, rows stride bytes apart (bf16t: 16 rows 16 strides). data null: none.
 struct GemmMatrix {
   const void* data;
   int64_t rows, cols, stride;
@@ -46,15 +46,16 @@ struct GemmPath {
                 int64_t cols, int64_t depth_block, void* scratch);
 };
 
-// At most kGemmStreamRows rows against a bf16 w as in the file ([n, k]). prepare packs x into a
-// worker's scratch; panel computes columns [n0, n0 + cols) of all rows with it. Scratch: 64 bytes a
-// row and step of the depth, and kGemmStreamScratch.
+// At most kGemmStreamRows rows against a bf16 or bf16t w ([n, k]). prepare packs x into a worker's
+// scratch; panel computes columns [n0, n0 + cols) of all rows with it. Scratch: 64 bytes a row and
+// step of the depth, and kGemmStreamScratch.
 struct GemmStreamPath {
   void (*prepare)(const GemmJob* job, void* scratch);
   void (*panel)(const GemmJob* job, int64_t n0, int64_t cols, void* scratch);
 };
-constexpr int64_t kGemmStreamScratch = (32 + 16 * 32 + 32 * 16) * 4 + 1024;
-constexpr int64_t kGemmStreamRows = 16;
+constexpr int64_t kGemmStreamCols = 64;  // that are computed together, for up to 16 rows
+constexpr int64_t kGemmStreamScratch = (32 + 32 * 32 + kGemmStreamCols * 16) * 4 + 8 * 1024;
+constexpr int64_t kGemmStreamRows = 32;
 
 // A weight gradient with one narrow fp32 side: out(r, w) += alpha * sum_t narrow[t, r] wide[t, w],
 // r < kGemmNarrow. The gradients of LoRA's two matrices.

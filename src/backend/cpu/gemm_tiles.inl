@@ -12,7 +12,7 @@ struct Depth {
   int64_t total() const { return main + second; }
 };
 Depth depth_of(const GemmJob& job) {
-  return {ceil_div(job.k, 32), job.w.type == GemmElem::bf16 ? 1 : 2, ceil_div(3 * job.r, 32)};
+  return {ceil_div(job.k, 32), job.w.type == GemmElem::f32 ? 2 : 1, ceil_div(3 * job.r, 32)};
 }
 
 // Row of a second operand as its parts end to end, from element e0: x2 gives (high, low, high), w2

@@ -123,6 +123,8 @@ double raise(RowState& row, double chunk_max) {
 }
 
 Status run_head(Isa isa, const KernelCtx& ctx, const HeadDesc& d) {
+  if (with_dx(d) && d.weight.format == Format::bf16t)
+    return {"head: no gradients with a bf16t weight"};
   if (const Status s = check_head(isa, d.x, d.weight, d.targets, d.inv_temperature); !s.ok()) {
     return s;
   }

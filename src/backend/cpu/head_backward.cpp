@@ -88,6 +88,7 @@ Buffers layout(Isa isa, const DeviceProps& props, const HeadBackwardDesc& d, voi
 }
 
 Status run_head_backward(Isa isa, const KernelCtx& ctx, const HeadBackwardDesc& d) {
+  if (d.weight.format == Format::bf16t) return {"head: no gradients with a bf16t weight"};
   if (const Status s = check_head(isa, d.x, d.weight, d.targets, d.inv_temperature); !s.ok()) {
     return s;
   }

@@ -49,20 +49,6 @@ inline bool is_float(Isa isa, DType t) {
 }
 inline bool is_float(Isa isa, const View& v) { return is_float(isa, v.dtype); }
 
-inline DType format_dtype(Format f) {
-  switch (f) {
-    case Format::f32:
-      return DType::f32;
-    case Format::bf16:
-      return DType::bf16;
-    case Format::f16:
-      return DType::f16;
-    case Format::f64:
-      return DType::f64;
-  }
-  return DType::f32;
-}
-
 // Rows are all dims but the last.
 inline int64_t row_count(const View& v) {
   int64_t n = 1;
