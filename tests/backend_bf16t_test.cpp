@@ -288,7 +288,10 @@ TEST_P(Bf16tPath, RefusesWhatItDoesNotTake) {
   d.op = GemmOp::nn;
   EXPECT_FALSE(run(table.gemm, d, 1).ok());
   d.op = GemmOp::nt;
-  d.x.dtype = d.y.dtype = DType::f32;
+  WeightView odd = both.as_bf16t;
+  odd.rows = 40;
+  d.weights = &odd;
+  d.y = matrix(y.data(), DType::bf16, 4, 40, 64);
   EXPECT_FALSE(run(table.gemm, d, 1).ok());
 }
 

@@ -78,7 +78,7 @@ LoadedModel::LoadedModel(const LoadOptions& options)
   }
   dtype_ = options.dtype.value_or(config.dtype == DType::f16 ? DType::bf16 : config.dtype);
   const cpu::Isa isa = dtype_ == DType::f64 ? cpu::Isa::reference : cpu::choose_isa();
-  takes_bf16t_ = dtype_ == DType::bf16 && cpu::takes_bf16t(isa);
+  takes_bf16t_ = cpu::takes_bf16t(isa);
   device_ = {.table = cpu::kernel_table(isa),
              .props = cpu::device_props(thread_count(options.threads)),
              .arena = &arena_,

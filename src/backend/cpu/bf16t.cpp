@@ -10,16 +10,21 @@ namespace {
 
 constexpr int64_t kTaskStrips = 16;
 
+// 16 rows of 32 numbers as lines: pair (2 d, 2 d + 1) of row n is pair n of line d.
 void load_tile(const char* from, int64_t row_bytes, uint16_t* out) {
-  for (int64_t i = 0; i < kStripRows; ++i)
-    __builtin_memcpy(out + i * kStripCols, from + i * row_bytes, kStripCols * 2);
+  for (int64_t n = 0; n < kStripCols; ++n) {
+    uint32_t pairs[kTileLines];
+    __builtin_memcpy(pairs, from + n * row_bytes, sizeof pairs);
+    for (int64_t d = 0; d < kTileLines; ++d)
+      __builtin_memcpy(out + d * kLineNumbers + n * 2, &pairs[d], 4);
+  }
 }
 
 // The base of a tile, 0 where its exponents span too much.
 uint8_t base_of(const uint16_t* tile) {
   // signed 16 bits: what vectors have a minimum of everywhere
   int16_t low = 0x7f00, high = 0;
-  for (int64_t i = 0; i < kStripRows * kStripCols; ++i) {
+  for (int64_t i = 0; i < kTileLines * kLineNumbers; ++i) {
     const auto e = static_cast<int16_t>(tile[i] & 0x7f00);
     low = std::min(low, e);
     high = std::max(high, e);
@@ -30,12 +35,12 @@ uint8_t base_of(const uint16_t* tile) {
 
 void pack_short(const uint16_t* tile, int base, char* out) {
   uint8_t bytes[kShortTile];
-  for (int64_t row = 0; row < kStripRows; ++row) {
-    for (int64_t col = 0; col < kStripCols; col += 8) {
-      const uint16_t* from = tile + row * kStripCols + col;
-      uint8_t* lower = bytes + lower_at(row, col);
-      uint8_t* upper = bytes + kUpperBytes + upper_at(row, col);
-      const int shift = row % 4 / 2 * 4;
+  for (int64_t line = 0; line < kTileLines; ++line) {
+    for (int64_t number = 0; number < kLineNumbers; number += 8) {
+      const uint16_t* from = tile + line * kLineNumbers + number;
+      uint8_t* lower = bytes + lower_at(line, number);
+      uint8_t* upper = bytes + kUpperBytes + upper_at(line, number);
+      const int64_t shift = upper_shift(line);
       for (int64_t j = 0; j < 8; ++j) {
         const int high = from[j] >> 8;
         const int half = ((high & 0x80) >> 4) | ((high & 0x7f) - base);
@@ -52,15 +57,15 @@ void pack_short(const uint16_t* tile, int base, char* out) {
 Bf16tPacker::Bf16tPacker(const void* data, int64_t rows, int64_t cols, ThreadPool& pool)
     : data_(static_cast<const char*>(data)), rows_(rows), cols_(cols), pool_(pool) {
   HONE_CHECK(fits(rows, cols));
-  const int64_t strips = rows / kStripRows, tiles = cols / kStripCols;
+  const int64_t strips = rows / kStripCols, tiles = cols / kStripDepth;
   bases_.resize(static_cast<size_t>(strips * tiles));
   raw_before_.resize(static_cast<size_t>(strips) + 1);
   pool.run((strips + kTaskStrips - 1) / kTaskStrips, [&](int64_t task, int) {
     const int64_t end = std::min(strips, (task + 1) * kTaskStrips);
     for (int64_t s = task * kTaskStrips; s < end; ++s) {
       for (int64_t t = 0; t < tiles; ++t) {
-        uint16_t tile[kStripRows * kStripCols];
-        load_tile(data_ + s * kStripRows * cols * 2 + t * kStripCols * 2, cols * 2, tile);
+        uint16_t tile[kTileLines * kLineNumbers];
+        load_tile(data_ + s * kStripCols * cols * 2 + t * kStripDepth * 2, cols * 2, tile);
         const uint8_t base = base_of(tile);
         bases_[static_cast<size_t>(s * tiles + t)] = base;
         raw_before_[static_cast<size_t>(s) + 1] += base == 0;
@@ -75,8 +80,8 @@ int64_t Bf16tPacker::bytes() const {
 }
 
 void Bf16tPacker::pack(void* out) const {
-  const int64_t strips = rows_ / kStripRows, tiles = cols_ / kStripCols;
-  const int64_t strip_bytes = kStripRows * format_row_bytes(Format::bf16t, cols_);
+  const int64_t strips = rows_ / kStripCols, tiles = cols_ / kStripDepth;
+  const int64_t strip_bytes = kStripCols * format_row_bytes(Format::bf16t, cols_);
   const int64_t header = strip_header(cols_);
   pool_.run((strips + kTaskStrips - 1) / kTaskStrips, [&](int64_t task, int) {
     const int64_t end = std::min(strips, (task + 1) * kTaskStrips);
@@ -87,8 +92,8 @@ void Bf16tPacker::pack(void* out) const {
       __builtin_memset(strip, 0, static_cast<size_t>(header));
       __builtin_memcpy(strip, &bases_[static_cast<size_t>(s * tiles)], static_cast<size_t>(tiles));
       for (int64_t t = 0; t < tiles; ++t) {
-        uint16_t tile[kStripRows * kStripCols];
-        load_tile(data_ + s * kStripRows * cols_ * 2 + t * kStripCols * 2, cols_ * 2, tile);
+        uint16_t tile[kTileLines * kLineNumbers];
+        load_tile(data_ + s * kStripCols * cols_ * 2 + t * kStripDepth * 2, cols_ * 2, tile);
         char* to = strip + header + t * kShortTile;
         if (const int base = static_cast<uint8_t>(strip[t]); base != 0) {
           pack_short(tile, base, to);
@@ -105,17 +110,19 @@ void Bf16tPacker::pack(void* out) const {
 }
 
 void bf16t_numbers(const WeightView& w, int64_t row, int64_t col, uint16_t* out) {
-  const int64_t i = row % kStripRows, t = col / kStripCols;
-  const char* strip = static_cast<const char*>(w.data) + (row - i) * w.stride_bytes;
+  const int64_t n = row % kStripCols, t = col / kStripDepth;
+  const char* strip = static_cast<const char*>(w.data) + (row - n) * w.stride_bytes;
   const char* tile = strip + strip_header(w.cols) + t * kShortTile;
   const int base = static_cast<uint8_t>(strip[t]);
-  if (base == 0) {
-    __builtin_memcpy(out, raw_tile(tile) + i * kStripCols * 2, kStripCols * 2);
-    return;
-  }
-  for (int64_t j = 0; j < kStripCols; ++j) {
-    const int lower = static_cast<uint8_t>(tile[lower_at(i, j)]);
-    const int half = static_cast<uint8_t>(tile[kUpperBytes + upper_at(i, j)]) >> (i % 4 / 2 * 4);
+  for (int64_t j = 0; j < kStripDepth; ++j) {
+    const int64_t line = j / 2, number = n * 2 + j % 2;
+    if (base == 0) {
+      __builtin_memcpy(out + j, raw_tile(tile) + (line * kLineNumbers + number) * 2, 2);
+      continue;
+    }
+    const int lower = static_cast<uint8_t>(tile[lower_at(line, number)]);
+    const int both = static_cast<uint8_t>(tile[kUpperBytes + upper_at(line, number)]);
+    const int half = both >> upper_shift(line);
     const int upper = ((half & 8) << 4) | (base + (half & 7));
     out[j] = static_cast<uint16_t>((upper << 8) | lower);
   }

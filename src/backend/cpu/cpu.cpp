@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <cstdlib>
+#include <cstring>
 #include <string>
 
 namespace hone::cpu {
@@ -83,9 +84,20 @@ std::vector<Isa> available_isas() {
   return all;
 }
 
-bool takes_bf16t(Isa isa) { return isa == Isa::amx; }
+bool takes_bf16t(Isa isa) { return isa >= Isa::avx2; }
 
-Isa best_isa() { return available_isas().back(); }
+Isa best_of(std::span<const Isa> available, std::string_view vendor) {
+  const Isa last = available.back();
+  return last == Isa::avx512bf16 && vendor == "GenuineIntel" ? Isa::avx512 : last;
+}
+
+Isa best_isa() {
+  unsigned a = 0, name[3] = {};
+  __get_cpuid(0, &a, &name[0], &name[2], &name[1]);
+  char vendor[12];
+  std::memcpy(vendor, name, sizeof vendor);
+  return best_of(available_isas(), {vendor, sizeof vendor});
+}
 
 Isa choose_isa() {
   const char* forced = std::getenv("HONE_ISA");

@@ -121,11 +121,11 @@ Cut cut_of(const DeviceProps& props, Kind kind, const GemmJob& job) {
                             : kGemmWordsChunk;
   c.chunk_rows = round_up(ceil_div(job.t, ceil_div(job.t, chunk)), c.row_unit);
   // few rows: a block of w, read back at once, stays in L1, and is long where w is
-  const bool few = job.t <= 32;
-  const int64_t most = !few ? kGemmWordsDepth : job.w_by_depth ? 32 : 256;
-  const int64_t most_strips = !few ? kGemmWordsStrips : job.w_by_depth ? 8 : 1;
+  const bool few = job.t <= kGemmFewRows, expanded = job.w.type == GemmElem::bf16t;
+  const int64_t most = !few ? kGemmWordsDepth : job.w_by_depth ? 32 : kGemmWordsFewDepth;
+  const int64_t most_strips = !few ? kGemmWordsStrips : job.w_by_depth ? 8 : expanded ? 2 : 1;
   const int64_t words = std::max<int64_t>(kind == Kind::pairs ? ceil_div(job.k, 2) : job.k, 1);
-  c.depth_block = std::min(round_up(ceil_div(words, ceil_div(words, most)), 16), most);
+  c.depth_block = std::min(round_up(ceil_div(words, ceil_div(words, most)), 32), most);
   c.col_unit = strip;
   cut_columns(c, job.n, most_strips, props.threads);
   if (kind == Kind::pairs) {
@@ -135,6 +135,7 @@ Cut cut_of(const DeviceProps& props, Kind kind, const GemmJob& job) {
     c.prepared = job.x.type == GemmElem::bf16 || job.x_by_depth ? c.chunk_rows * job.k * 4 : 0;
   }
   c.prepared = round_up(c.prepared, 64);
+  if (few && expanded) c.depth_block = kGemmWordsFewDepth;
   c.panel =
       (c.depth_block * c.cols + (c.depth_block + 16) * c.row_unit + c.chunk_rows * c.cols) * 4;
   c.panel = round_up(c.panel, 64);

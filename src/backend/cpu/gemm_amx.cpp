@@ -90,6 +90,18 @@ void prepare(const GemmJob* job, const GemmChunk* chunk, int64_t t0, int64_t row
 // A tile of w: columns n0.. (count of them) at a step of its depth.
 inline void pack_tile(const GemmJob& job, int part, int64_t step, int64_t n0, int64_t count,
                       float* out) {
+  if (job.w.type == GemmElem::bf16t) {
+    // columns and depth are whole tiles, whose lines are those of out
+    const char* strip = static_cast<const char*>(job.w.data) + n0 * job.w.stride;
+    const char* tile = strip + strip_header(job.k) + step * kShortTile;
+    for (int64_t i = 0; i < kShortTile; i += 64) _mm_prefetch(tile + 2048 + i, _MM_HINT_T0);
+    if (const int base = static_cast<uint8_t>(strip[step]); base != 0) {
+      expand_short(tile, base, [&](int64_t i, __m512i v) { _mm512_store_si512(out + i * 16, v); });
+    } else {
+      __builtin_memcpy(out, raw_tile(tile), kRawTile);
+    }
+    return;
+  }
   const int64_t pairs = (job.k + 1) / 2, words = min_of<int64_t>(16, pairs - step * 16);
   if (job.w_by_depth) {
     if (count >= 16 && job.w.type == GemmElem::bf16 && step * 32 + 32 <= job.k) {
@@ -109,18 +121,7 @@ inline void pack_tile(const GemmJob& job, int part, int64_t step, int64_t n0, in
     return;
   }
   Vec r[16];
-  if (job.w.type == GemmElem::bf16t) {
-    // columns and depth are whole tiles
-    const char* strip = static_cast<const char*>(job.w.data) + n0 * job.w.stride;
-    const char* tile = strip + strip_header(job.k) + step * kShortTile;
-    for (int64_t i = 0; i < kShortTile; i += 64) _mm_prefetch(tile + 2048 + i, _MM_HINT_T0);
-    if (const int base = static_cast<uint8_t>(strip[step]); base != 0) {
-      expand_short(tile, base, [&](int64_t i, __m512i v) { r[i] = _mm512_castsi512_ps(v); });
-    } else {
-      for (int64_t i = 0; i < 16; ++i)
-        r[i] = load(reinterpret_cast<const float*>(raw_tile(tile)) + i * 16);
-    }
-  } else if (count >= 16 && job.w.type == GemmElem::bf16 && step * 32 + 32 <= job.k) {
+  if (count >= 16 && job.w.type == GemmElem::bf16 && step * 32 + 32 <= job.k) {
     const char* w = at(job.w, n0, step * 32);
     // eight steps ahead, at the end those of the next rows
     const int64_t steps = job.k / 32, next = step + 8 - steps;

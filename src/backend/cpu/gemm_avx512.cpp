@@ -12,6 +12,8 @@ namespace {
 //
 #include "backend/cpu/gemm_f32.inl"
 //
+#include "backend/cpu/bf16t.inl"
+//
 #include "backend/cpu/gemm_words.inl"
 }  // namespace
 

@@ -74,7 +74,7 @@ int list_pieces(const GemmJob& job, const GemmChunk& chunk, int64_t t0, Piece* o
   if (job.x_by_depth) x = by_depth(from.main + t * k * 4, k);
   int n = 0;
   out[n++] = {x, &job.w, 0, k, false};
-  if (job.w.type != GemmElem::bf16) out[n++] = {x, &job.w, 1, k, false};
+  if (job.w.type == GemmElem::f32) out[n++] = {x, &job.w, 1, k, false};
   if (job.r > 0) {
     const Broadcast high = by_rows(from.high + t * r * 4, r * 4);
     const Broadcast low = by_rows(from.low + t * r * 4, r * 4);
@@ -85,6 +85,9 @@ int list_pieces(const GemmJob& job, const GemmChunk& chunk, int64_t t0, Piece* o
   return n;
 }
 
+//
+#include "backend/cpu/bf16t.inl"
+//
 #include "backend/cpu/gemm_words.inl"
 }  // namespace
 

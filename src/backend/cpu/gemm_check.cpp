@@ -54,8 +54,8 @@ Status check_gemm(const GemmDesc& d, bool f64_allowed, bool bf16t_allowed) {
     if (d.x.dtype == DType::bf16 && w.format == Format::f16)
       return {"gemm: bf16 x with an fp16 weight"};
     if (w.format == Format::bf16t &&
-        (!bf16t_allowed || d.op != GemmOp::nt || d.x.dtype != DType::bf16))
-      return {"gemm: a bf16t weight is for y = x Wᵀ with bf16 x, on paths that take it"};
+        (!bf16t_allowed || d.op != GemmOp::nt || n % 16 != 0 || k % 32 != 0))
+      return {"gemm: a bf16t weight is for y = x Wᵀ, on paths that take it, in whole tiles"};
     if (d.weights2) {
       const WeightView& w2 = d.weights2[g];
       if (!weight_shape(w2, d.op, n, gemm_rank(d))) return {"gemm: shape of a second weight"};

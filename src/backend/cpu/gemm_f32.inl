@@ -17,6 +17,21 @@ Vec column_words(const GemmMatrix& w, int, int64_t d, int64_t n, int64_t count) 
   return expand_some(w.type, at(w, d, n), count);
 }
 
+// The words of a line of bf16 pairs: all first numbers, all second ones.
+#if defined(__AVX512F__)
+inline void line_words(__m512i pairs, Vec (&words)[2]) {
+  const __m512i upper = _mm512_set1_epi32(static_cast<int>(0xffff0000u));
+  words[0] = _mm512_castsi512_ps(_mm512_slli_epi32(pairs, 16));
+  words[1] = _mm512_castsi512_ps(_mm512_and_si512(pairs, upper));
+}
+#else
+inline void line_words(__m256i pairs, Vec (&words)[2]) {
+  const __m256i upper = _mm256_set1_epi32(static_cast<int>(0xffff0000u));
+  words[0] = _mm256_castsi256_ps(_mm256_slli_epi32(pairs, 16));
+  words[1] = _mm256_castsi256_ps(_mm256_and_si256(pairs, upper));
+}
+#endif
+
 // fp32 rows of x are read in place; bf16 rows are prepared as [rows][k], x that lies by depth in
 // groups of rows as [group][k][rows of the group].
 void prepare(const GemmJob* job, const GemmChunk* chunk, int64_t t0, int64_t rows) {

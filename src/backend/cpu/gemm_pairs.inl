@@ -51,6 +51,11 @@ inline Vec row_words(const GemmMatrix& w, int part, int64_t n, int64_t d, int64_
   return _mm512_castsi512_ps(_mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1));
 }
 
+// A line of bf16 pairs as words.
+[[maybe_unused]] inline void line_words(__m512i pairs, Vec (&words)[1]) {
+  words[0] = _mm512_castsi512_ps(pairs);
+}
+
 // The pair of rows 2 d, 2 d + 1 in columns n.. of a matrix that lies by depth.
 inline Vec column_words(const GemmMatrix& w, int part, int64_t d, int64_t n, int64_t count) {
   const __m512i a = upper(w.type, part, at(w, 2 * d, n), count);

@@ -53,8 +53,8 @@ struct GemmStreamPath {
   void (*prepare)(const GemmJob* job, void* scratch);
   void (*panel)(const GemmJob* job, int64_t n0, int64_t cols, void* scratch);
 };
-constexpr int64_t kGemmStreamCols = 64;  // that are computed together, for up to 16 rows
-constexpr int64_t kGemmStreamScratch = (32 + 32 * 32 + kGemmStreamCols * 16) * 4 + 8 * 1024;
+constexpr int64_t kGemmStreamCols = 64;  // of bf16t are computed together, for up to 16 rows
+constexpr int64_t kGemmStreamScratch = (32 + 2 * 32 * 32) * 4 + 8 * 1024;
 constexpr int64_t kGemmStreamRows = 32;
 
 // A weight gradient with one narrow fp32 side: out(r, w) += alpha * sum_t narrow[t, r] wide[t, w],
@@ -85,9 +85,11 @@ constexpr int64_t kGemmWordsRows512 = 14;  // rows of a register tile
 constexpr int64_t kGemmWordsRows256 = 6;
 constexpr int64_t kGemmWordsCols512 = 32;  // columns of a register tile: a strip
 constexpr int64_t kGemmWordsCols256 = 16;
-constexpr int64_t kGemmWordsDepth = 1024;  // most words of a block of w
-constexpr int64_t kGemmWordsStrips = 4;    // most strips of a panel: its block of w stays in L2
-constexpr int64_t kGemmWordsChunk = 1036;  // most rows of a chunk: its sums stay there too
+constexpr int64_t kGemmWordsDepth = 1024;    // most words of a block of w
+constexpr int64_t kGemmFewRows = 32;         // so few that the reading of w counts
+constexpr int64_t kGemmWordsFewDepth = 256;  // most words of a block for so few
+constexpr int64_t kGemmWordsStrips = 4;      // most strips of a panel: its block of w stays in L2
+constexpr int64_t kGemmWordsChunk = 1036;    // most rows of a chunk: its sums stay there too
 // Tiles (gemm_amx.cpp): 32 x 32 blocks of y, steps of 32 along the depth.
 constexpr int64_t kGemmTileRows = 32;
 constexpr int64_t kGemmTileStep = 32;

@@ -155,11 +155,15 @@ void pack_columns(const GemmMatrix& w, int part, int64_t n0, int64_t cols, int64
 // Rows so far apart that those of a tile share too few sets of L1 (lines of 64 bytes, 64 sets).
 bool crowded(const Broadcast& x) { return x.group_bytes == 0 && x.row_bytes % 1024 == 0; }
 
+#include "backend/cpu/gemm_words_bf16t.inl"
+
 // scratch: a packed block of w (depth_block x whole strips of kNr words), a tile of x, then fp32
 // sums: [tiles of rows][strips][rows of a tile][kNr]. A block of w stays in L2 while all the rows
 // pass by, a tile of x in L1 while it meets the strips.
 void panel(const GemmJob* job, const GemmChunk* chunk, int64_t t0, int64_t rows, int64_t n0,
            int64_t cols, int64_t depth_block, void* scratch) {
+  if (job->w.type == GemmElem::bf16t && rows <= kGemmFewRows)
+    return panel_expanded(*job, *chunk, t0, rows, n0, cols, static_cast<float*>(scratch));
   const int64_t strips = (cols + kNr - 1) / kNr;
   float* packed = static_cast<float*>(scratch);
   float* copy = packed + strips * depth_block * kNr;
@@ -181,11 +185,12 @@ void panel(const GemmJob* job, const GemmChunk* chunk, int64_t t0, int64_t rows,
     for (int64_t d = 0; d < piece.depth; d += depth_block) {
       const int64_t steps = min_of(depth_block, piece.depth - d);
       const bool last = p + 1 == count && d + steps == piece.depth;
-      (job->w_by_depth ? pack_columns : pack_rows)(*piece.w, piece.part, n0, cols, d, steps,
-                                                   packed);
-      // The next block of w is on its way while this one is multiplied (rows; pack_columns reads
-      // long enough pieces itself).
-      const bool more = !job->w_by_depth && d + steps < piece.depth;
+      const bool expanded = piece.w->type == GemmElem::bf16t;
+      const auto pack = expanded ? pack_expanded : job->w_by_depth ? pack_columns : pack_rows;
+      pack(*piece.w, piece.part, n0, cols, d, steps, packed);
+      // The next block of w is on its way while this one is multiplied (rows; the others read long
+      // enough pieces themselves).
+      const bool more = !job->w_by_depth && !expanded && d + steps < piece.depth;
       int64_t w_row = kLanes;
       float* c = sums;
       for (int64_t t = 0; t < rows; t += mr) {

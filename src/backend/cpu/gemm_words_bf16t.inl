@@ -1,0 +1,164 @@
+// Words of a weight as Format::bf16t. Part of gemm_words.inl.
+
+constexpr int kPair = 2 / static_cast<int>(kWordElems);  // words of a pair
+constexpr int kHalves = 16 / kLanes;                     // vectors of a line
+constexpr int64_t kTileBytesAhead = 3 * kShortTile;
+
+// put(line, half, words of it) for the lines of tile t of the strip that begins at a column. What
+// lies behind the tile is fetched.
+template <class Put>
+inline __attribute__((always_inline)) void tile_words(const char* strip, const char* tiles,
+                                                      int64_t t, Put put) {
+  const char* tile = tiles + t * kShortTile;
+#pragma GCC unroll 1
+  for (int64_t i = 0; i < kShortTile; i += 64)
+    _mm_prefetch(tile + kTileBytesAhead + i, _MM_HINT_T0);
+  const int base = static_cast<uint8_t>(strip[t]);
+  const char* raw = base == 0 ? raw_tile(tile) : nullptr;
+#if defined(__AVX512F__)
+  const auto put_line = [&](int64_t line, __m512i pairs) __attribute__((always_inline)) {
+    Vec words[kPair];
+    line_words(pairs, words);
+    put(line, 0, words);
+  };
+  if (raw != nullptr) {
+    for (int64_t line = 0; line < kTileLines; ++line)
+      put_line(line, _mm512_loadu_si512(raw + line * 64));
+  } else {
+    expand_short(tile, base, put_line);
+  }
+#else
+  const auto put_line = [&](int64_t line, int half, __m256i pairs) __attribute__((always_inline)) {
+    Vec words[kPair];
+    line_words(pairs, words);
+    put(line, half, words);
+  };
+  if (raw != nullptr) {
+    for (int64_t line = 0; line < kTileLines; ++line, raw += 64) {
+      put_line(line, 0, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(raw)));
+      put_line(line, 1, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(raw + 32)));
+    }
+  } else {
+    expand_short(tile, base, put_line);
+  }
+#endif
+}
+
+// pack_rows of a bf16t matrix: cols, d0 and steps are whole tiles.
+void pack_expanded(const GemmMatrix& w, int, int64_t n0, int64_t cols, int64_t d0, int64_t steps,
+                   float* out) {
+  for (int64_t n = 0; n < cols; n += kStripCols) {
+    const char* strip = static_cast<const char*>(w.data) + (n0 + n) * w.stride;
+    float* to = out + n / kNr * kNr * steps + n % kNr;
+    for (int64_t d = 0; d < steps; d += kTileLines * kPair, to += kTileLines * kPair * kNr) {
+      tile_words(strip, strip + strip_header(w.cols), (d0 + d) / (kTileLines * kPair),
+                 [&](int64_t line, int half, const Vec (&words)[kPair])
+                     __attribute__((always_inline)) {
+                       for (int p = 0; p < kPair; ++p)
+                         store(to + (line * kPair + p) * kNr + half * kLanes, words[p]);
+                     });
+    }
+  }
+}
+
+// c[M][ldc] = x w over the whole depth, for S strips of 16 columns of w, without packing it.
+template <int M, int S>
+void multiply_expanded(const Broadcast& x, const GemmMatrix& w, int64_t n, float* c, int64_t ldc) {
+  Vec acc[S][kHalves][M];
+#pragma GCC unroll 16
+  for (int s = 0; s < S; ++s) {
+#pragma GCC unroll 16
+    for (int i = 0; i < kHalves * M; ++i) acc[s][i / M][i % M] = zero();
+  }
+  const char* first = static_cast<const char*>(w.data) + n * w.stride;
+  const int64_t header = strip_header(w.cols), tiles = w.cols / kStripDepth;
+  const char* third[(M + 2) / 3];
+#pragma GCC unroll 16
+  for (int m = 0; m < M; m += 3) third[m / 3] = x.data + m * x.row_bytes;
+  for (int64_t t = 0; t < tiles; ++t) {
+    const int64_t at = t * kTileLines * kPair * 4;
+#pragma GCC unroll 16
+    for (int s = 0; s < S; ++s) {
+      const char* strip = first + s * kStripCols * w.stride;
+      tile_words(strip, strip + header, t,
+                 [&](int64_t line, int half, const Vec (&words)[kPair])
+                     __attribute__((always_inline)) {
+#pragma GCC unroll 16
+                       for (int p = 0; p < kPair; ++p) {
+#pragma GCC unroll 16
+                         for (int m = 0; m < M; ++m) {
+                           const Vec xv = splat_word(third[m / 3] + m % 3 * x.row_bytes + at +
+                                                     (line * kPair + p) * 4);
+                           acc[s][half][m] = multiply_add(xv, words[p], acc[s][half][m]);
+                         }
+                       }
+                     });
+    }
+  }
+#pragma GCC unroll 16
+  for (int s = 0; s < S; ++s) {
+#pragma GCC unroll 16
+    for (int i = 0; i < kHalves * M; ++i)
+      store(c + i % M * ldc + s * 16 + i / M * kLanes, acc[s][i / M][i % M]);
+  }
+}
+
+// As many rows and strips at a time as registers hold sums.
+constexpr int kFusedRows = kLanes == 16 ? 16 : 6;
+constexpr int kFusedSums = kLanes == 16 ? 16 : 12;
+using MultiplyExpanded = void (*)(const Broadcast&, const GemmMatrix&, int64_t, float*, int64_t);
+struct FusedRows {
+  MultiplyExpanded of[kFusedRows];  // m rows: of[m - 1]
+};
+template <int S, int... M>
+constexpr FusedRows fused_rows(std::integer_sequence<int, M...>) {
+  return {{multiply_expanded<M + 1, (M + 1) * kHalves * S <= kFusedSums ? S : 1>...}};
+}
+template <int S>
+constexpr FusedRows kFused = fused_rows<S>(std::make_integer_sequence<int, kFusedRows>());
+
+// y[t0.., n0..) for few rows. scratch: a packed block of w2; sums.
+void panel_expanded(const GemmJob& job, const GemmChunk& chunk, int64_t t0, int64_t rows,
+                    int64_t n0, int64_t cols, float* scratch) {
+  Piece pieces[kMaxPieces];
+  const int count = list_pieces(job, chunk, t0, pieces);
+  const int64_t ldc = (cols + kNr - 1) / kNr * kNr;
+  float* sums = scratch + ldc * kGemmWordsFewDepth;
+  for (int64_t t = 0; t < rows; t += kFusedRows) {
+    const int64_t m = min_of<int64_t>(kFusedRows, rows - t);
+    const Broadcast x = tile_of(pieces[0].x, t, 0);
+    for (int64_t n = 0; n < cols;) {
+      const int64_t left = (cols - n) / kStripCols, most = kFusedSums / (m * kHalves);
+      if (left >= 4 && most >= 4) {
+        kFused<4>.of[m - 1](x, job.w, n0 + n, sums + n, ldc);
+        n += 4 * kStripCols;
+      } else if (left >= 2 && most >= 2) {
+        kFused<2>.of[m - 1](x, job.w, n0 + n, sums + n, ldc);
+        n += 2 * kStripCols;
+      } else {
+        kFused<1>.of[m - 1](x, job.w, n0 + n, sums + n, ldc);
+        n += kStripCols;
+      }
+    }
+    if (count > 1 && job.alpha != 1) {
+      for (int64_t i = 0; i < m * ldc; i += kLanes)
+        store(sums + i, mul(load(sums + i), splat(job.alpha)));
+    }
+    for (int p = 1; p < count; ++p) {
+      for (int64_t d = 0; d < pieces[p].depth; d += kGemmWordsFewDepth) {
+        const int64_t steps = min_of(kGemmWordsFewDepth, pieces[p].depth - d);
+        pack_rows(*pieces[p].w, pieces[p].part, n0, cols, d, steps, scratch);
+        for (int64_t n = 0; n < cols; n += kNr) {
+          const int64_t vectors = (min_of(kNr, cols - n) + kLanes - 1) / kLanes;
+          for (int64_t i = 0; i < m; i += kMr) {
+            const Broadcast z = tile_of(pieces[p].x, t + i, d);
+            kMultiply[0][vectors - 1]->of[min_of(kMr, m - i) - 1](
+                z, scratch + n / kNr * kNr * steps, steps, sums + i * ldc + n, ldc, true,
+                {z.data, 0});
+          }
+        }
+      }
+    }
+    finish(job, sums, ldc, t0 + t, m, n0, cols);
+  }
+}
