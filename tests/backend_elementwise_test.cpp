@@ -348,6 +348,38 @@ TEST(GatherScatter, MoveAndAddRows) {
   }
 }
 
+// Rows of several heads go to pages that hold one head after the other.
+TEST(GatherScatter, HeadsToPages) {
+  const int64_t pages = 3, heads = 2, page_rows = 4, d = 5, r = 6;
+  for (Isa isa : cpu::available_isas()) {
+    Array x(DType::bf16, {pages * heads * page_rows, d}), y(DType::bf16, {r, heads * d}, 3),
+        rows(DType::i32, {r});
+    y.set_all(numbers(2, r * heads * d));
+    View paged = x.view(), listed = y.view();
+    paged.rank = listed.rank = 3;
+    paged.shape[0] = (pages * heads - heads + 1) * page_rows;
+    paged.shape[1] = listed.shape[1] = heads;
+    paged.shape[2] = listed.shape[2] = d;
+    paged.stride[1] = page_rows * d;
+    listed.stride[1] = d;
+    paged.stride[2] = listed.stride[2] = 1;
+    const int64_t at[r][2] = {{0, 0}, {2, 3}, {1, 1}, {2, 0}, {0, 2}, {1, 3}};  // page, row of it
+    for (int64_t i = 0; i < r; ++i)
+      rows.set(i, static_cast<double>(at[i][0] * heads * page_rows + at[i][1]));
+    const ScatterRowsDesc s{listed, rows.view(), paged};
+    ASSERT_TRUE(run_kernel(cpu::scatter_rows(isa), s, 2).ok());
+    EXPECT_TRUE(x.guards_intact());
+    for (int64_t i = 0; i < r; ++i) {
+      for (int64_t h = 0; h < heads; ++h) {
+        for (int64_t j = 0; j < d; ++j) {
+          EXPECT_EQ(x.get(((at[i][0] * heads + h) * page_rows + at[i][1]) * d + j),
+                    y.get((i * heads + h) * d + j));
+        }
+      }
+    }
+  }
+}
+
 // The mask by the descriptor's words, from core/rng.h.
 bool keeps(uint64_t seed, uint64_t salt, int64_t id, int64_t feature, float p) {
   const auto w = random_words(seed, Purpose::dropout, static_cast<uint64_t>(id),

@@ -89,9 +89,9 @@ Tensor Decoder::block(Context& ctx, const Block& b, int layer, const StreamInput
     const int64_t kw = layout_.k_width();
     const auto store = [&](const Tensor& cache, int64_t begin) {
       launch(ctx,
-             ScatterRowsDesc{.y = qkv.columns(begin, kw).view(),
+             ScatterRowsDesc{.y = qkv.columns(begin, kw).heads(layout_.head_dim).view(),
                              .rows = in.cache_rows.view(),
-                             .x = cache.merged().view()},
+                             .x = cache.view()},
              "kv_cache");
     };
     store(k, layout_.q_width());
@@ -129,9 +129,11 @@ Tensor Decoder::final_rows(Context& ctx, const Tensor& x, const Tensor& rows) co
 
 KvCache make_cache(Context& ctx, const ModelConfig& c, int64_t pages) {
   KvCache cache;
+  cache.heads = c.num_key_value_heads;
   for (int64_t i = 0; i < c.num_hidden_layers; ++i) {
     for (std::vector<Tensor>* side : {&cache.k, &cache.v}) {
-      side->push_back(ctx.empty(ctx.dtype, {pages * kKeyBlock, c.num_key_value_heads, c.head_dim}));
+      side->push_back(ctx.empty(ctx.dtype, {pages * cache.heads * kKeyBlock, c.head_dim})
+                          .paged(cache.heads, kKeyBlock));
     }
   }
   return cache;

@@ -102,12 +102,12 @@ StreamInputs make_cached_inputs(Context& ctx, const ModelConfig& config, const S
     const int32_t keys = s.pos0 + s.len;
     HONE_CHECK(static_cast<int64_t>(pages[i].size()) * kKeyBlock >= keys);
     for (int32_t b = 0; b * kKeyBlock < keys; ++b) {
-      in.plan.blocks.push_back({.row = pages[i][static_cast<size_t>(b)] * kKeyBlock});
+      in.plan.blocks.push_back({.row = cache.row(pages[i][static_cast<size_t>(b)], 0)});
     }
     for (int32_t t = 0; t < s.len; ++t) {
       const int32_t position = s.pos0 + t;
       rows[static_cast<size_t>(s.begin + t)] =
-          pages[i][static_cast<size_t>(position / kKeyBlock)] * kKeyBlock + position % kKeyBlock;
+          cache.row(pages[i][static_cast<size_t>(position / kKeyBlock)], position);
     }
   }
   in.cache_rows = upload(ctx, std::span<const int32_t>(rows));

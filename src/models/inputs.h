@@ -8,10 +8,14 @@
 
 namespace hone::models {
 
-// Keys and values of running sequences, in pages of 64 rows: page p of a layer holds rows [64 p, 64
-// p + 64).
+// Keys and values of running sequences, in pages of 64 positions. A page holds one head after the
+// other, so that what attention reads for a head lies together.
 struct KvCache {
-  std::vector<Tensor> k, v;  // a layer: [pages * 64, K, D]
+  std::vector<Tensor> k, v;  // a layer: [pages * K * 64, D] as Tensor::paged(K, 64)
+  int64_t heads = 0;         // K
+  int32_t row(int32_t page, int32_t position) const {
+    return page * static_cast<int32_t>(heads * kKeyBlock) + position % kKeyBlock;
+  }
 };
 
 struct StreamInputs {

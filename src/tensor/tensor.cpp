@@ -57,14 +57,16 @@ Tensor Tensor::heads(int64_t head_dim) const {
   return t;
 }
 
-Tensor Tensor::merged() const {
-  HONE_CHECK(view_.rank == 3 && view_.stride[1] == view_.shape[2]);
+Tensor Tensor::paged(int64_t heads, int64_t rows) const {
+  HONE_CHECK(view_.rank == 2 && contiguous() && view_.shape[0] % (heads * rows) == 0);
   Tensor t = *this;
-  t.view_.rank = 2;
-  t.view_.shape[1] = view_.shape[1] * view_.shape[2];
-  t.view_.shape[2] = 0;
-  t.view_.stride[1] = 1;
-  t.view_.stride[2] = 0;
+  t.view_.rank = 3;
+  // the last head's row of a page's first
+  t.view_.shape[0] = std::max<int64_t>(view_.shape[0] - (heads - 1) * rows, 0);
+  t.view_.shape[1] = heads;
+  t.view_.shape[2] = view_.shape[1];
+  t.view_.stride[1] = rows * view_.shape[1];
+  t.view_.stride[2] = 1;
   return t;
 }
 

@@ -49,10 +49,11 @@ class Tensor {
 
   // Columns [begin, begin + n) of the last dim; shares storage, no slot.
   Tensor columns(int64_t begin, int64_t n) const;
-  // [T, H * D] seen as [T, H, D] (any row stride); [T, H, D] contiguous in its last two dims seen
-  // as [T, H * D].
+  // [T, H * D] seen as [T, H, D] (any row stride).
   Tensor heads(int64_t head_dim) const;
-  Tensor merged() const;
+  // [P * H * R, D] contiguous, pages of R rows for each of H heads in turn, seen as [S, H, D]: row
+  // r of page p and head h is [p * H * R + r, h].
+  Tensor paged(int64_t heads, int64_t rows) const;
   Tensor detached() const {
     Tensor t = *this;
     t.slot_ = -1;

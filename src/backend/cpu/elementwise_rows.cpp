@@ -86,9 +86,10 @@ Status run_embedding_backward(Isa isa, const KernelCtx& ctx, const EmbeddingBack
 
 Status check_rows(const View& rows, const View& all, const View& listed) {
   if (!is_index(rows)) return {"rows are [R] i32"};
-  if (all.rank != 2 || listed.rank != 2 || all.shape[1] != listed.shape[1] ||
+  if (all.rank < 2 || all.rank > 3 || listed.rank != all.rank ||
+      !std::equal(all.shape + 1, all.shape + all.rank, listed.shape + 1) ||
       listed.shape[0] != rows.shape[0]) {
-    return {"gather_rows and scatter_rows: [T, D] and [R, D]"};
+    return {"gather_rows and scatter_rows: [T, D] and [R, D], or with heads in between"};
   }
   if (!last_dim_ok(all) || !last_dim_ok(listed)) return {"gather_rows and scatter_rows: layout"};
   if (!indices_ok(rows, all.shape[0])) return {"gather_rows and scatter_rows: a row is outside"};
@@ -98,6 +99,7 @@ Status check_rows(const View& rows, const View& all, const View& listed) {
 Status run_gather(Isa, const KernelCtx& ctx, const GatherRowsDesc& d) {
   if (const Status s = check_rows(d.rows, d.x, d.y); !s.ok()) return s;
   if (d.x.dtype != d.y.dtype) return {"gather_rows: dtype"};
+  if (d.x.rank != 2) return {"gather_rows: [T, D] and [R, D]"};
   for_rows(ctx, d.y.shape[0], 2 * bytes_of(d.y), [&](int64_t r) {
     std::memcpy(row_span(d.y, r).data, row_span(d.x, index_at(d.rows, r)).data,
                 static_cast<size_t>(bytes_of(d.y)));
@@ -110,14 +112,18 @@ Status run_scatter(Isa isa, const KernelCtx& ctx, const ScatterRowsDesc& d) {
   const bool copy = !d.accumulate && d.x.dtype == d.y.dtype;
   if (!copy && (!is_float(isa, d.x) || !is_float(isa, d.y))) return {"scatter_rows: dtype"};
   const RowOps& ops = row_ops(isa);
-  for_rows(ctx, d.y.shape[0], 2 * bytes_of(d.y), [&](int64_t r) {
-    const Span to = row_span(d.x, index_at(d.rows, r)), from = row_span(d.y, r);
-    if (copy) {
-      std::memcpy(to.data, from.data, static_cast<size_t>(bytes_of(d.y)));
-    } else if (d.accumulate) {
-      ops.add(to, from, to, d.y.shape[1]);
-    } else {
-      ops.convert(from, to, d.y.shape[1], 1);
+  const int64_t heads = d.y.rank == 3 ? d.y.shape[1] : 1, size = row_size(d.y);
+  for_rows(ctx, d.y.shape[0], 2 * heads * bytes_of(d.y), [&](int64_t r) {
+    for (int64_t h = 0; h < heads; ++h) {
+      const Span to = row_span(d.x, index_at(d.rows, r) * heads + h);
+      const Span from = row_span(d.y, r * heads + h);
+      if (copy) {
+        std::memcpy(to.data, from.data, static_cast<size_t>(bytes_of(d.y)));
+      } else if (d.accumulate) {
+        ops.add(to, from, to, size);
+      } else {
+        ops.convert(from, to, size, 1);
+      }
     }
   });
   return {};

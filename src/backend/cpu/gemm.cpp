@@ -123,10 +123,15 @@ Cut cut_of(const DeviceProps& props, Kind kind, const GemmJob& job) {
   // few rows: a block of w, read back at once, stays in L1, and is long where w is
   const bool few = job.t <= kGemmFewRows, expanded = job.w.type == GemmElem::bf16t;
   const int64_t most = !few ? kGemmWordsDepth : job.w_by_depth ? 32 : kGemmWordsFewDepth;
-  const int64_t most_strips = !few ? kGemmWordsStrips : job.w_by_depth ? 8 : expanded ? 2 : 1;
   const int64_t words = std::max<int64_t>(kind == Kind::pairs ? ceil_div(job.k, 2) : job.k, 1);
   c.depth_block = std::min(round_up(ceil_div(words, ceil_div(words, most)), 32), most);
   c.col_unit = strip;
+  // else a block of w fills half of L2
+  const int64_t in_l2 = static_cast<int64_t>(props.l2_bytes) / 2 / (c.depth_block * strip * 4);
+  const int64_t most_strips = !few             ? std::clamp<int64_t>(in_l2, 1, 8)
+                              : job.w_by_depth ? 8
+                              : expanded       ? 2
+                                               : 1;
   cut_columns(c, job.n, most_strips, props.threads);
   if (kind == Kind::pairs) {
     const bool in_place = !job.x_by_depth && job.k % 2 == 0;

@@ -52,9 +52,10 @@ struct GatherRowsDesc {
   View rows;  // [R] i32
   View y;     // [R, D], dtype of x
 };
-// x[rows[r]] = y[r] (accumulate: += ); rows are distinct. Other rows of x are left alone.
+// x[rows[r]] = y[r] (accumulate: += ); rows are distinct. Other rows of x are left alone. Or, for
+// all heads h, x[rows[r], h] = y[r, h].
 struct ScatterRowsDesc {
-  View y;
+  View y;  // [R, D] or [R, H, D]; x of the same rank
   View rows;
   View x;
   bool accumulate = false;
