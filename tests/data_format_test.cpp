@@ -1,5 +1,6 @@
 // Records of every format to conversations, and what is said of records that fit none.
 #include "data/format.h"
+#include "data/record_json.h"
 
 #include <random>
 

@@ -7,7 +7,7 @@
 #include <iostream>
 
 #include "core/error.h"
-#include "data/format.h"
+#include "data/record_json.h"
 
 namespace hone::app {
 namespace {

@@ -7,7 +7,6 @@
 #include <cstdio>
 #include <ctime>
 #include <filesystem>
-#include <fstream>
 #include <mutex>
 #include <set>
 #include <thread>
@@ -15,6 +14,7 @@
 #include "core/error.h"
 #include "core/thread_pool.h"
 #include "data/format.h"
+#include "data/record_json.h"
 #include "data/source.h"
 
 namespace hone::data {
@@ -36,11 +36,6 @@ constexpr std::pair<DatasetFormat, std::string_view> kFormatNames[] = {
     {DatasetFormat::kText, "text"},
     {DatasetFormat::kTokens, "tokens"},
 };
-
-std::string read_small_file(const fs::path& path) {
-  std::ifstream file(path, std::ios::binary);
-  return {std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
-}
 
 // Formats whose records may stand in one file.
 enum class Group { kAny, kChats, kTexts };
@@ -110,38 +105,6 @@ std::string_view dataset_format_name(DatasetFormat format) {
   for (const auto& [known, name] : kFormatNames)
     if (known == format) return name;
   return "?";
-}
-
-TextModel TextModel::load(const std::string& folder, const std::string& conversation_template) {
-  TextModel model{.tokenizer = Tokenizer::load(folder)};
-  Fingerprint fingerprint;
-  for (const char* name : {"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
-                           "chat_template.jinja", "chat_template.json"}) {
-    fingerprint.add_text(name);
-    fingerprint.add_text(read_small_file(fs::path(folder) / name));
-  }
-  if (!conversation_template.empty()) {
-    const ConversationTemplateFile file = load_conversation_template(conversation_template);
-    std::error_code ignored;
-    const bool is_folder = file.chat_template.size() < 4096 &&
-                           file.chat_template.find('{') == std::string::npos &&
-                           fs::is_directory(file.chat_template, ignored);
-    if (is_folder) {
-      const Tokenizer other = Tokenizer::load(file.chat_template);
-      model.chat_template = ChatTemplate::load(file.chat_template, other);
-    } else {
-      model.chat_template =
-          ChatTemplate::from_string(file.chat_template, model.tokenizer.special_tokens());
-    }
-    model.system_message = file.system_message;
-    model.stop_ids = file.stop_ids;
-    fingerprint.add_text(model.chat_template->source());
-    fingerprint.add_text(file.system_message);
-  } else if (ChatTemplate::exists(folder)) {
-    model.chat_template = ChatTemplate::load(folder, model.tokenizer);
-  }
-  model.fingerprint = fingerprint.value();
-  return model;
 }
 
 struct Dataset::Impl {

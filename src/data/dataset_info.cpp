@@ -6,6 +6,7 @@
 
 #include "core/error.h"
 #include "data/format.h"
+#include "data/record_json.h"
 
 namespace hone::data {
 

@@ -47,8 +47,6 @@ struct FormatRules {
   const std::string* template_source = nullptr;  // roles it names are accepted
 };
 
-// The JSON value of one record. RecordError: invalid UTF-8, not JSON, nested deeper than 200.
-Json parse_json_record(std::string_view bytes);
 // RecordError: what was found and what was expected.
 Record interpret_record(const Json& json, const FormatRules& rules);
 

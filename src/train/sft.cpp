@@ -2,7 +2,6 @@
 
 #include <chrono>
 #include <cmath>
-#include <limits>
 #include <nlohmann/json.hpp>
 
 #include "core/process.h"
@@ -12,6 +11,7 @@
 #include "io/files.h"
 #include "train/checkpointing.h"
 #include "train/evaluate.h"
+#include "train/resume.h"
 #include "train/run_log.h"
 #include "train/sft_options.h"
 #include "train/supervised_step.h"
@@ -23,7 +23,6 @@ using Clock = std::chrono::steady_clock;
 using Json = nlohmann::json;
 
 constexpr int64_t kDefaultMicroBatchTokens = 2048;
-constexpr const char* kFinished = "finished.json";
 
 double seconds_since(Clock::time_point t) {
   return std::chrono::duration<double>(Clock::now() - t).count();
@@ -148,111 +147,39 @@ class Run {
     loader_options_.cache_folder = (path / ".cache").string();
     if (o_.existing != io::ExistingRun::resume) return;
     try {
-      find_checkpoint();
+      resume();
     } catch (...) {
       if (!folder_->held_a_run()) folder_->abandon();
       throw;
     }
   }
 
-  // UserError for what would make a resumed run another one. what: where `then` was read.
-  void check_identity(const std::string& what, const Json& then) const {
-    const Json now = identity();
-    for (const auto& [key, value] : now.items()) {
-      if (then.contains(key) && then[key] == value) continue;
-      user_error("resume",
-                 "{} was made with {} = {}, this run has {}; use the same value, start another run "
-                 "with --save_dir, or replace this one by --overwrite",
-                 what, key, then.contains(key) ? then[key].dump() : "nothing", value.dump());
-    }
-  }
-
-  bool has_result() const {
-    for (const char* name :
-         {"adapter_model.safetensors", "model.safetensors", "model.safetensors.index.json"}) {
-      if (std::filesystem::exists(folder_->path() / name)) return true;
-    }
-    return false;
-  }
-
-  void find_checkpoint() {
-    std::vector<std::string> skipped;
-    if (!o_.resume_from.empty()) {
-      const bool inside = std::filesystem::weakly_canonical(o_.resume_from).parent_path() ==
-                          std::filesystem::weakly_canonical(folder_->checkpoints());
-      if (!inside && folder_->held_a_run()) {
-        user_error("resume",
-                   "{} is not a checkpoint of {}, which already holds a run; give --save_dir "
-                   "another folder",
-                   o_.resume_from, o_.save_dir);
-      }
-      checkpoint_ = io::TrainingCheckpoint::open(o_.resume_from);
-    } else {
-      const std::filesystem::path finished = folder_->path() / kFinished;
-      if (std::filesystem::exists(finished) && has_result()) {
-        const Json done = Json::parse(io::read_text_file(finished, 16 << 20), nullptr, false);
-        if (done.is_object()) {
-          check_identity(folder_->path().string(), done.value("identity", Json::object()));
-          say(fmt::format("{} holds a finished run of {} steps; nothing is left to do",
-                          folder_->path().string(), steps_));
-          finished_before_ = true;
-          return;
-        }
-      }
-      checkpoint_ = io::open_latest_checkpoint(folder_->checkpoints(), &skipped);
-    }
-    for (const std::string& line : skipped) say("warning: " + line);
-    if (!checkpoint_) {
-      if (!skipped.empty()) {
-        user_error("resume",
-                   "no checkpoint in {} can be used (see above); --overwrite starts afresh",
-                   folder_->checkpoints().string());
-      }
-      if (!o_.resume_auto) {
-        user_error("resume",
-                   "{} has no checkpoint to resume from; use --resume auto to start afresh, or "
-                   "--overwrite",
-                   o_.save_dir);
-      }
-      say("no checkpoint to resume from: starting afresh");
-      return;
-    }
-    const Json& state = checkpoint_->state();
-    check_identity(checkpoint_->folder().string(), state.value("identity", Json::object()));
-    done_ = state_count(state, "step", steps_);
-    updates_ = state_count(state, "updates", done_);
-    if (done_ != checkpoint_->step()) bad_state("step");
+  void resume() {
+    ResumePoint from = find_resume_point({.folder = *folder_,
+                                          .resume_from = o_.resume_from,
+                                          .may_start_afresh = o_.resume_auto,
+                                          .identity = identity(),
+                                          .steps = steps_,
+                                          .say = [this](const std::string& line) { say(line); }});
+    finished_before_ = from.finished;
+    if (!from.checkpoint) return;
+    checkpoint_ = std::move(from.checkpoint);
+    done_ = from.step;
+    updates_ = from.updates;
     // The split into micro-batches decides the last bits of gradients.
-    const int64_t saved_tokens =
-        state_count(state, "micro_batch_tokens", std::numeric_limits<int64_t>::max());
-    if (saved_tokens == 0) bad_state("micro_batch_tokens");
-    if (o_.micro_batch_tokens == 0) micro_batch_tokens_ = saved_tokens;
-    if (micro_batch_tokens_ != saved_tokens) {
+    if (o_.micro_batch_tokens == 0) micro_batch_tokens_ = from.micro_batch_tokens;
+    if (micro_batch_tokens_ != from.micro_batch_tokens) {
       say(fmt::format(
           "warning: micro-batches of {} tokens instead of {}: the run goes on equal to rounding, "
           "not bit for bit",
-          micro_batch_tokens_, saved_tokens));
+          micro_batch_tokens_, from.micro_batch_tokens));
     }
-  }
-
-  [[noreturn]] void bad_state(const char* field) const {
-    user_error("resume",
-               "{}: \"{}\" of the saved state makes no sense; resume from another checkpoint",
-               checkpoint_->folder().string(), field);
-  }
-
-  int64_t state_count(const Json& state, const char* field, int64_t most) const {
-    const auto it = state.find(field);
-    if (it == state.end() || !it->is_number_integer()) bad_state(field);
-    const auto value = it->get<int64_t>();
-    if (value < 0 || value > most) bad_state(field);
-    return value;
   }
 
   // The folder becomes this run's: what is in it from now on belongs to this history.
   void claim_folder() {
     if (o_.existing == io::ExistingRun::overwrite) folder_->remove_run();
-    std::filesystem::remove(folder_->path() / kFinished);
+    std::filesystem::remove(folder_->path() / kFinishedFile);
     io::discard_checkpoints_after(folder_->checkpoints(), done_);
     Json saved = options_json(o_);
     saved["effective"] = {{"dtype", std::string(dtype_name(model_->dtype()))},
@@ -465,7 +392,7 @@ class Run {
       say(fmt::format("saved the model in {}", folder_->path().string()));
     }
     if (!log_failed_) log_->sync();
-    io::write_file_atomically(folder_->path() / kFinished,
+    io::write_file_atomically(folder_->path() / kFinishedFile,
                               Json({{"step", done_}, {"identity", identity()}}).dump(1) + "\n");
   }
 

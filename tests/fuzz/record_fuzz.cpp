@@ -1,6 +1,7 @@
 // One record of a data set: JSON, then its interpretation in every format. The first byte chooses
 // the format and whether columns are renamed.
 #include "data/format.h"
+#include "data/record_json.h"
 #include "fuzz/fuzz.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {

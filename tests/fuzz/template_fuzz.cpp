@@ -1,6 +1,7 @@
 // A chat template and a conversation for it: Jinja text, a zero byte, JSON. Rendering and the exact
 // mask, with a byte-level tokenizer.
 #include "data/format.h"
+#include "data/record_json.h"
 #include "data_test_util.h"
 #include "fuzz/fuzz.h"
 #include "text/conversation.h"

@@ -11,7 +11,7 @@
 
 #include "core/error.h"
 #include "core/thread_pool.h"
-#include "data/format.h"
+#include "data/record_json.h"
 #include "text/tokenizer.h"
 
 namespace hone::app {
