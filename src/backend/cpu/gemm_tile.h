@@ -86,7 +86,7 @@ constexpr int64_t kGemmWordsRows256 = 6;
 constexpr int64_t kGemmWordsCols512 = 32;  // columns of a register tile: a strip
 constexpr int64_t kGemmWordsCols256 = 16;
 constexpr int64_t kGemmWordsDepth = 1024;    // most words of a block of w
-constexpr int64_t kGemmFewRows = 32;         // so few that the reading of w counts
+constexpr int64_t kGemmFewRows = 32;         // of a job: so few that the reading of w counts
 constexpr int64_t kGemmWordsFewDepth = 256;  // most words of a block for so few
 constexpr int64_t kGemmWordsChunk = 1036;    // most rows of a chunk: its sums stay there too
 // Tiles (gemm_amx.cpp): 32 x 32 blocks of y, steps of 32 along the depth.

@@ -162,7 +162,7 @@ bool crowded(const Broadcast& x) { return x.group_bytes == 0 && x.row_bytes % 10
 // pass by, a tile of x in L1 while it meets the strips.
 void panel(const GemmJob* job, const GemmChunk* chunk, int64_t t0, int64_t rows, int64_t n0,
            int64_t cols, int64_t depth_block, void* scratch) {
-  if (job->w.type == GemmElem::bf16t && rows <= kGemmFewRows)
+  if (job->w.type == GemmElem::bf16t && job->t <= kGemmFewRows)
     return panel_expanded(*job, *chunk, t0, rows, n0, cols, static_cast<float*>(scratch));
   const int64_t strips = (cols + kNr - 1) / kNr;
   float* packed = static_cast<float*>(scratch);
