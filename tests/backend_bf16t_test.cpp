@@ -159,14 +159,20 @@ template <class Desc>
 Status run(const Kernel<Desc>& kernel, const Desc& desc, int threads) {
   ThreadPool pool(threads);
   const DeviceProps props = cpu::device_props(threads);
-  std::vector<char> scratch((kernel.scratch_bytes ? kernel.scratch_bytes(props, desc) : 0) + 64);
+  const size_t bytes = kernel.scratch_bytes ? kernel.scratch_bytes(props, desc) : 0;
+  constexpr size_t kGuard = 4096;
+  std::vector<char> scratch(bytes + 64 + kGuard, 0x5a);
   const auto at = reinterpret_cast<uintptr_t>(scratch.data());
   KernelCtx ctx = {};
   ctx.pool = &pool;
   ctx.props = &props;
   ctx.scratch = scratch.data() + (64 - at % 64) % 64;
-  ctx.scratch_bytes = scratch.size() - 64;
-  return kernel.run(ctx, desc);
+  ctx.scratch_bytes = bytes;
+  const Status status = kernel.run(ctx, desc);
+  const char* end = static_cast<const char*>(ctx.scratch) + bytes;
+  EXPECT_TRUE(std::all_of(end, end + kGuard, [](char c) { return c == 0x5a; }))
+      << "a write behind the scratch";
+  return status;
 }
 
 class Bf16tPath : public testing::TestWithParam<Isa> {};
