@@ -14,6 +14,7 @@
 namespace hone::cpu {
 
 extern const GemmPath kGemmAvx2, kGemmAvx512, kGemmAvx512Bf16, kGemmAmx;
+extern const GemmPath kGemmAvx2Turned, kGemmAvx512Turned, kGemmAvx512Bf16Turned;
 extern const GemmNarrowPath kGemmNarrowAmx;
 extern const GemmStreamPath kGemmStreamAmx;
 
@@ -32,14 +33,23 @@ Kind kind_of(Isa isa, const GemmJob& job) {
   return few && job.w.type != GemmElem::f32 && job.k > 0 ? Kind::stream : Kind::tiles;
 }
 
-const GemmPath& path_of(Kind kind) {
+// Whether x is packed and w read where it lies (gemm_turned.inl): its words are there, and x is the
+// smaller side.
+bool is_turned(Kind kind, const GemmJob& job) {
+  if (kind == Kind::tiles || kind == Kind::stream || job.x_by_depth || job.w_by_depth) return false;
+  const bool words = kind == Kind::pairs ? job.w.type == GemmElem::bf16 && job.k % 2 == 0
+                                         : job.w.type == GemmElem::f32;
+  return words && job.k > 0 && job.t <= kGemmTurnedRows && job.t <= job.n;
+}
+
+const GemmPath& path_of(Kind kind, bool turned) {
   switch (kind) {
     case Kind::words256:
-      return kGemmAvx2;
+      return turned ? kGemmAvx2Turned : kGemmAvx2;
     case Kind::words512:
-      return kGemmAvx512;
+      return turned ? kGemmAvx512Turned : kGemmAvx512;
     case Kind::pairs:
-      return kGemmAvx512Bf16;
+      return turned ? kGemmAvx512Bf16Turned : kGemmAvx512Bf16;
     case Kind::tiles:
     case Kind::stream:
       break;
@@ -58,6 +68,7 @@ struct Cut {
   int64_t prepared = 0;     // of a chunk
   int64_t panel = 0;        // scratch of one worker
   int64_t in_place = 0;     // GemmChunk
+  int64_t pass_words = 0;   // GemmChunk
 };
 
 // Panels of at most so many units, and as many for each thread.
@@ -67,7 +78,32 @@ void cut_columns(Cut& c, int64_t n, int64_t most, int64_t threads) {
   c.cols = c.col_unit * ceil_div(units, c.panels);
 }
 
+Cut cut_turned(const DeviceProps& props, Kind kind, const GemmJob& job) {
+  Cut c;
+  const bool wide = kind != Kind::words256;
+  const int64_t strip = wide ? kGemmWordsCols512 : kGemmWordsCols256;
+  const int64_t elems = kind == Kind::pairs ? 2 : 1, parts = elems;
+  const int64_t words = ceil_div(job.k, elems), low = ceil_div(job.r, elems);
+  c.row_unit = strip;
+  c.chunk_rows = round_up(job.t, strip);
+  c.prepared = round_up(c.chunk_rows * (words + parts * low) * 4, 64);
+  // a block of x fills half of L2, and as much of 14 rows of w two thirds of L1 if they are read
+  // again
+  const int64_t most = job.t <= strip
+                           ? words
+                           : std::min(static_cast<int64_t>(props.l2_bytes) / 2 / (c.chunk_rows * 4),
+                                      static_cast<int64_t>(props.l1_bytes) * 2 / 3 / (14 * 4));
+  c.depth_block = round_up(ceil_div(words, ceil_div(words, std::max<int64_t>(most, 32))), 32);
+  // whole lines of y: two threads that write into one hold each other up
+  c.col_unit = 32;
+  cut_columns(c, job.n, kGemmTurnedCols / c.col_unit, props.threads);
+  c.panel =
+      round_up((parts * c.cols * round_up(low, 16) + round_up(c.cols, 16) * c.chunk_rows) * 4, 64);
+  return c;
+}
+
 Cut cut_of(const DeviceProps& props, Kind kind, const GemmJob& job) {
+  if (is_turned(kind, job)) return cut_turned(props, kind, job);
   Cut c;
   if (kind == Kind::stream) {
     const int64_t total = ceil_div(job.k, kGemmTileStep) + ceil_div(3 * job.r, kGemmTileStep);
@@ -141,8 +177,10 @@ Cut cut_of(const DeviceProps& props, Kind kind, const GemmJob& job) {
   }
   c.prepared = round_up(c.prepared, 64);
   if (few && expanded) c.depth_block = kGemmWordsFewDepth;
-  c.panel =
-      (c.depth_block * c.cols + (c.depth_block + 16) * c.row_unit + c.chunk_rows * c.cols) * 4;
+  // the low-rank words are packed with the product's last block
+  const int64_t low = kind == Kind::pairs ? 3 * ceil_div(job.r, 2) : job.r;
+  c.pass_words = c.depth_block + (low <= 256 ? low : 0);
+  c.panel = (c.pass_words * c.cols + (c.depth_block + 16) * c.row_unit + c.chunk_rows * c.cols) * 4;
   c.panel = round_up(c.panel, 64);
   return c;
 }
@@ -175,10 +213,14 @@ void run_job(const KernelCtx& ctx, Kind kind, const GemmJob& job, const Cut& c) 
     });
     return;
   }
-  const GemmPath& path = path_of(kind);
+  const GemmPath& path = path_of(kind, is_turned(kind, job));
   for (int64_t begin = 0; begin < job.t; begin += c.chunk_rows) {
-    const GemmChunk chunk = {begin, std::min(c.chunk_rows, job.t - begin),
-                             c.prepared > 0 ? ctx.scratch : nullptr, c.in_place};
+    const GemmChunk chunk = {begin,
+                             std::min(c.chunk_rows, job.t - begin),
+                             c.prepared > 0 ? ctx.scratch : nullptr,
+                             c.in_place,
+                             c.pass_words,
+                             c.cols * ctx.pool->size()};
     if (c.prepared > 0) {
       const int64_t unit = round_up(32, c.row_unit);
       ctx.pool->run(ceil_div(chunk.rows, unit), [&](int64_t task, int) {

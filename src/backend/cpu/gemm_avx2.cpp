@@ -15,9 +15,12 @@ namespace {
 #include "backend/cpu/bf16t.inl"
 //
 #include "backend/cpu/gemm_words.inl"
+//
+#include "backend/cpu/gemm_turned.inl"
 }  // namespace
 
-extern const GemmPath kGemmAvx2;
+extern const GemmPath kGemmAvx2, kGemmAvx2Turned;
 const GemmPath kGemmAvx2 = {prepare, panel};
+const GemmPath kGemmAvx2Turned = {prepare_turned, panel_turned};
 
 }  // namespace hone::cpu

@@ -15,9 +15,12 @@ namespace {
 #include "backend/cpu/bf16t.inl"
 //
 #include "backend/cpu/gemm_words.inl"
+//
+#include "backend/cpu/gemm_turned.inl"
 }  // namespace
 
-extern const GemmPath kGemmAvx512;
+extern const GemmPath kGemmAvx512, kGemmAvx512Turned;
 const GemmPath kGemmAvx512 = {prepare, panel};
+const GemmPath kGemmAvx512Turned = {prepare_turned, panel_turned};
 
 }  // namespace hone::cpu

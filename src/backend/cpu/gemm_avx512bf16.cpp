@@ -76,11 +76,9 @@ int list_pieces(const GemmJob& job, const GemmChunk& chunk, int64_t t0, Piece* o
   out[n++] = {x, &job.w, 0, k, false};
   if (job.w.type == GemmElem::f32) out[n++] = {x, &job.w, 1, k, false};
   if (job.r > 0) {
-    const Broadcast high = by_rows(from.high + t * r * 4, r * 4);
-    const Broadcast low = by_rows(from.low + t * r * 4, r * 4);
-    out[n++] = {high, &job.w2, 0, r, true};
-    out[n++] = {low, &job.w2, 0, r, true};
-    out[n++] = {high, &job.w2, 1, r, true};
+    const char* parts[kSecondParts] = {from.high, from.low};
+    for (const SecondProduct& product : kSecond)
+      out[n++] = {by_rows(parts[product.x] + t * r * 4, r * 4), &job.w2, product.w, r, true};
   }
   return n;
 }
@@ -89,9 +87,12 @@ int list_pieces(const GemmJob& job, const GemmChunk& chunk, int64_t t0, Piece* o
 #include "backend/cpu/bf16t.inl"
 //
 #include "backend/cpu/gemm_words.inl"
+//
+#include "backend/cpu/gemm_turned.inl"
 }  // namespace
 
-extern const GemmPath kGemmAvx512Bf16;
+extern const GemmPath kGemmAvx512Bf16, kGemmAvx512Bf16Turned;
 const GemmPath kGemmAvx512Bf16 = {prepare, panel};
+const GemmPath kGemmAvx512Bf16Turned = {prepare_turned, panel_turned};
 
 }  // namespace hone::cpu

@@ -4,6 +4,13 @@
 constexpr int64_t kWordElems = 1;
 [[maybe_unused]] constexpr int kMaxPieces = 2;
 
+// As in gemm_pairs.inl.
+struct SecondProduct {
+  int x, w;
+};
+constexpr int kSecondParts = 1, kSecondProducts = 1;
+constexpr SecondProduct kSecond[kSecondProducts] = {{0, 0}};
+
 inline Vec multiply_add(Vec a, Vec b, Vec c) { return fma(a, b, c); }
 
 // Whether kLanes words of a row from word d lie in w as they are.

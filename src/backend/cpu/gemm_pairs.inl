@@ -5,6 +5,13 @@
 [[maybe_unused]] constexpr int64_t kWordElems = 2;
 [[maybe_unused]] constexpr int kMaxPieces = 5;
 
+// x2 w2 of fp32: which parts of them are multiplied, in order.
+struct SecondProduct {
+  int x, w;
+};
+[[maybe_unused]] constexpr int kSecondParts = 2, kSecondProducts = 3;
+[[maybe_unused]] constexpr SecondProduct kSecond[kSecondProducts] = {{0, 0}, {1, 0}, {0, 1}};
+
 // The bf16 in the upper half of each lane (the lower half is zero). part 1 of a value that isn't
 // finite is 0.
 inline __m512i upper(GemmElem type, int part, const char* p, int64_t count) {

@@ -36,6 +36,9 @@ struct GemmChunk {
   int64_t begin, rows;
   void* prepared;
   int64_t in_place;
+  // words paths: most words of the depth that are packed at once (a block of the product, the
+  // low-rank words too behind the last one); columns from a panel to its worker's next, about
+  int64_t pass_words, next_panel;
 };
 
 // One instruction path. prepare fills the rows [t0, t0 + rows) of a chunk; panel computes y[t0..,
@@ -79,8 +82,8 @@ constexpr int64_t kGemmNarrowCols = 512;
 // Bytes of a worker's scratch: sums of the high and low parts, and tiles.
 constexpr int64_t kGemmNarrowScratch = 2 * kGemmNarrow * kGemmNarrowCols * 4 + 4096;
 
-// Words paths (gemm_words.inl): x and w as 32-bit words along the depth: one fp32 (f32 paths) or a
-// pair of bf16.
+// Words paths (gemm_words.inl, gemm_turned.inl): x and w as 32-bit words along the depth: one fp32
+// (f32 paths) or a pair of bf16.
 constexpr int64_t kGemmWordsRows512 = 14;  // rows of a register tile
 constexpr int64_t kGemmWordsRows256 = 6;
 constexpr int64_t kGemmWordsCols512 = 32;  // columns of a register tile: a strip
@@ -89,6 +92,9 @@ constexpr int64_t kGemmWordsDepth = 1024;    // most words of a block of w
 constexpr int64_t kGemmFewRows = 32;         // of a job: so few that the reading of w counts
 constexpr int64_t kGemmWordsFewDepth = 256;  // most words of a block for so few
 constexpr int64_t kGemmWordsChunk = 1036;    // most rows of a chunk: its sums stay there too
+// Turned products: x is packed and w is read where it lies, for at most so many rows.
+constexpr int64_t kGemmTurnedRows = 512;
+constexpr int64_t kGemmTurnedCols = 128;  // of a panel, at most
 // Tiles (gemm_amx.cpp): 32 x 32 blocks of y, steps of 32 along the depth.
 constexpr int64_t kGemmTileRows = 32;
 constexpr int64_t kGemmTileStep = 32;

@@ -147,9 +147,22 @@ Vec expand(GemmElem type, const char* p) {
 // count <= kLanes elements, zeros behind them.
 Vec expand_some(GemmElem type, const char* p, int64_t count) {
   if (count >= kLanes) return expand(type, p);
+#if defined(__AVX512F__)
+  const __mmask16 some = static_cast<__mmask16>((1u << count) - 1);
+  if (type == GemmElem::f32) return _mm512_maskz_loadu_ps(some, p);
+  const __m256i halves = _mm256_maskz_loadu_epi16(some, p);
+  if (type == GemmElem::f16) return _mm512_cvtph_ps(halves);
+  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(halves), 16));
+#else
+  if (type == GemmElem::f32) {
+    const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+    return _mm256_maskload_ps(reinterpret_cast<const float*>(p),
+                              _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(count)), lane));
+  }
   float f[kLanes] = {};
   for (int64_t i = 0; i < count; ++i) f[i] = scalar(type, p + i * elem_bytes(type));
   return load(f);
+#endif
 }
 
 [[maybe_unused]] uint16_t round_bf16(float f) {

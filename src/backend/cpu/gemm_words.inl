@@ -8,11 +8,34 @@
 
 constexpr int64_t kNr = kLanes * kVecs;
 
-// Lines a register tile fetches meanwhile, one a word of the depth: 16 rows side by side, line
-// after line.
+// Lines a register tile fetches meanwhile, one a word of the depth: count (even) of them inner
+// bytes apart, then the same from outer bytes on.
 struct Ahead {
   const char* data;
-  int64_t stride;
+  int64_t inner, outer;
+  int count;
+};
+// 16 rows side by side, line after line.
+inline Ahead rows_ahead(const char* data, int64_t row_bytes) { return {data, row_bytes, 64, 16}; }
+
+// A run of the depth: words of the broadcast operand against packed vectors, [steps][kNr].
+struct Run {
+  Broadcast a;
+  const float* b;
+  int64_t steps;
+};
+[[maybe_unused]] constexpr int kMaxRuns = kMaxPieces + 1;
+
+// c[M][ldc] (+)= the sum of the runs, in order; before run number scaled the sums are multiplied by
+// alpha.
+struct Tile {
+  Run runs[kMaxRuns];
+  int count, scaled;
+  float alpha;
+  float* c;
+  int64_t ldc;
+  bool go_on;
+  Ahead ahead;
 };
 
 // One word of the depth for M rows, the at-th from where third points: every third row (that many
@@ -34,50 +57,66 @@ inline __attribute__((always_inline)) void multiply_word(const char* const (&thi
   }
 }
 
-// c[M][ldc] (+)= a b over steps words; V vectors of b packed [steps][kNr]; a by_depth if kGroups,
-// else by_rows.
+// V vectors of each b; each a by_depth if kGroups, else by_rows.
 template <int M, int V, bool kGroups>
-void multiply(Broadcast a, const float* b, int64_t steps, float* c, int64_t ldc, bool go_on,
-              Ahead ahead) {
+void multiply(const Tile& tile) {
   Vec acc[M][V];
 #pragma GCC unroll 16
   for (int m = 0; m < M; ++m) {
 #pragma GCC unroll 16
     for (int v = 0; v < V; ++v) acc[m][v] = zero();
   }
-  if (go_on) {
+  if (tile.go_on) {
 #pragma GCC unroll 16
     for (int m = 0; m < M; ++m) {
 #pragma GCC unroll 16
-      for (int v = 0; v < V; ++v) acc[m][v] = load(c + m * ldc + v * kLanes);
+      for (int v = 0; v < V; ++v) acc[m][v] = load(tile.c + m * tile.ldc + v * kLanes);
     }
   }
-  const char* third[(M + 2) / 3];
+  const char* line = tile.ahead.data;
+  const int64_t inner = tile.ahead.inner;
+  const int64_t back = tile.ahead.outer - (tile.ahead.count - 2) * inner;
+  int left = tile.ahead.count;
+  for (int r = 0; r < tile.count; ++r) {
+    if (r == tile.scaled) {
+      const Vec alpha = splat(tile.alpha);
 #pragma GCC unroll 16
-  for (int m = 0; m < M; m += 3) third[m / 3] = a.data + m * a.row_bytes;
-  const auto advance = [&](int words) __attribute__((always_inline)) {
+      for (int m = 0; m < M; ++m) {
 #pragma GCC unroll 16
-    for (int m = 0; m < (kGroups ? 1 : M); m += 3) third[m / 3] += words * (kGroups ? kMr * 4 : 4);
-    b += words * kNr;
-  };
-  const int64_t back = 64 - 14 * ahead.stride;
-  for (int64_t k = 0; k + 2 <= steps; k += 2) {
-    _mm_prefetch(ahead.data, _MM_HINT_T1);
-    _mm_prefetch(ahead.data + ahead.stride, _MM_HINT_T1);
-    ahead.data += k % 16 == 14 ? back : 2 * ahead.stride;
-    multiply_word<M, V, kGroups>(third, a.row_bytes, 0, b, acc);
-    multiply_word<M, V, kGroups>(third, a.row_bytes, 1, b, acc);
-    advance(2);
+        for (int v = 0; v < V; ++v) acc[m][v] = mul(acc[m][v], alpha);
+      }
+    }
+    const int64_t row_bytes = tile.runs[r].a.row_bytes, steps = tile.runs[r].steps;
+    const float* b = tile.runs[r].b;
+    const char* third[(M + 2) / 3];
+#pragma GCC unroll 16
+    for (int m = 0; m < M; m += 3) third[m / 3] = tile.runs[r].a.data + m * row_bytes;
+    const auto advance = [&](int words) __attribute__((always_inline)) {
+#pragma GCC unroll 16
+      for (int m = 0; m < (kGroups ? 1 : M); m += 3)
+        third[m / 3] += words * (kGroups ? kMr * 4 : 4);
+      b += words * kNr;
+    };
+    for (int64_t k = 0; k + 2 <= steps; k += 2) {
+      _mm_prefetch(line, _MM_HINT_T1);
+      _mm_prefetch(line + inner, _MM_HINT_T1);
+      left -= 2;
+      line += left ? 2 * inner : back;
+      left = left ? left : tile.ahead.count;
+      multiply_word<M, V, kGroups>(third, row_bytes, 0, b, acc);
+      multiply_word<M, V, kGroups>(third, row_bytes, 1, b, acc);
+      advance(2);
+    }
+    if (steps % 2) multiply_word<M, V, kGroups>(third, row_bytes, 0, b, acc);
   }
-  if (steps % 2) multiply_word<M, V, kGroups>(third, a.row_bytes, 0, b, acc);
 #pragma GCC unroll 16
   for (int m = 0; m < M; ++m) {
 #pragma GCC unroll 16
-    for (int v = 0; v < V; ++v) store(c + m * ldc + v * kLanes, acc[m][v]);
+    for (int v = 0; v < V; ++v) store(tile.c + m * tile.ldc + v * kLanes, acc[m][v]);
   }
 }
 
-using Multiply = void (*)(Broadcast, const float*, int64_t, float*, int64_t, bool, Ahead);
+using Multiply = void (*)(const Tile&);
 struct MultiplyRows {
   Multiply of[kMr];  // m rows: of[m - 1]
 };
@@ -91,6 +130,11 @@ constexpr MultiplyRows kMultiplyRows =
 constexpr const MultiplyRows* kMultiply[2][kVecs] = {
     {&kMultiplyRows<1, false>, &kMultiplyRows<2, false>},
     {&kMultiplyRows<1, true>, &kMultiplyRows<2, true>}};
+// rows of the broadcast operand, cols of the packed one.
+inline void multiply_tile(const Tile& tile, int64_t rows, int64_t cols) {
+  const bool groups = tile.runs[0].a.group_bytes != 0;
+  kMultiply[groups][(cols + kLanes - 1) / kLanes - 1]->of[rows - 1](tile);
+}
 
 // Words [d0, d0 + steps) of columns [n0, n0 + cols) of a panel of w, as strips of kNr columns:
 // [strip][steps][kNr], zeros where there is nothing. part (pairs of an fp32 matrix): 0 the value
@@ -157,79 +201,128 @@ bool crowded(const Broadcast& x) { return x.group_bytes == 0 && x.row_bytes % 10
 
 #include "backend/cpu/gemm_words_bf16t.inl"
 
-// scratch: a packed block of w (depth_block x whole strips of kNr words), a tile of x, then fp32
-// sums: [tiles of rows][strips][rows of a tile][kNr]. A block of w stays in L2 while all the rows
-// pass by, a tile of x in L1 while it meets the strips.
+// scratch: packed words of w (whole strips of pass_words), a tile of x, then fp32 sums: [tiles of
+// rows][strips][rows of a tile][kNr]. A block of w stays in L2 while all the rows pass by, a tile
+// of x in L1 while it meets the strips. Low-rank words follow the product's last block in the
+// registers.
 void panel(const GemmJob* job, const GemmChunk* chunk, int64_t t0, int64_t rows, int64_t n0,
            int64_t cols, int64_t depth_block, void* scratch) {
   if (job->w.type == GemmElem::bf16t && job->t <= kGemmFewRows)
     return panel_expanded(*job, *chunk, t0, rows, n0, cols, static_cast<float*>(scratch));
   const int64_t strips = (cols + kNr - 1) / kNr;
   float* packed = static_cast<float*>(scratch);
-  float* copy = packed + strips * depth_block * kNr;
+  float* copy = packed + strips * chunk->pass_words * kNr;
   float* sums = copy + (depth_block + 16) * kMr;
   Piece pieces[kMaxPieces];
   const int count = list_pieces(*job, *chunk, t0, pieces);
-  const bool one_block = count == 1 && pieces[0].depth <= depth_block;
+  int64_t all_words = 0;
+  bool one_pass = true;
+  for (int p = 0; p < count; ++p) {
+    all_words += pieces[p].depth;
+    one_pass &= pieces[p].depth <= depth_block;
+  }
+  one_pass &= all_words <= chunk->pass_words;
   // rows of a tile, as even as they can be
   const int64_t tiles = (rows + kMr - 1) / kMr;
   const int64_t mr = job->x_by_depth ? kMr : (rows + tiles - 1) / tiles;
-  bool go_on = false;
-  for (int p = 0; p < count; ++p) {
-    const Piece& piece = pieces[p];
-    if (piece.second && !pieces[p - 1].second && job->alpha != 1) {
-      const Vec alpha = splat(job->alpha);
-      for (int64_t i = 0; i < strips * rows * kNr; i += kLanes)
-        store(sums + i, mul(load(sums + i), alpha));
-    }
-    for (int64_t d = 0; d < piece.depth; d += depth_block) {
+  int p = 0;
+  int64_t d = 0;
+  bool go_on = false, scaled = job->alpha == 1;
+  while (p < count) {
+    // what is packed and multiplied at once
+    struct Part {
+      const Piece* piece;
+      int64_t d, steps;
+      const float* packed;
+    } parts[kMaxRuns];
+    Tile tile = {};
+    tile.scaled = -1;
+    tile.alpha = job->alpha;
+    tile.ldc = kNr;
+    tile.go_on = go_on;
+    int64_t words = 0;
+    while (p < count && tile.count < kMaxRuns) {
+      const Piece& piece = pieces[p];
       const int64_t steps = min_of(depth_block, piece.depth - d);
-      const bool last = p + 1 == count && d + steps == piece.depth;
+      if (tile.count > 0 && words + steps > chunk->pass_words) break;
+      if (piece.second && !scaled) {
+        tile.scaled = tile.count;
+        scaled = true;
+      }
+      float* to = packed + words * strips * kNr;
       const bool expanded = piece.w->type == GemmElem::bf16t;
       const auto pack = expanded ? pack_expanded : job->w_by_depth ? pack_columns : pack_rows;
-      pack(*piece.w, piece.part, n0, cols, d, steps, packed);
-      // The next block of w is on its way while this one is multiplied (rows; the others read long
-      // enough pieces themselves).
-      const bool more = !job->w_by_depth && !expanded && d + steps < piece.depth;
-      int64_t w_row = kLanes;
-      float* c = sums;
-      for (int64_t t = 0; t < rows; t += mr) {
-        const int64_t m = min_of(mr, rows - t);
-        Broadcast x = tile_of(piece.x, t, d);
-        // so are the next tile of x and of y
-        const Ahead idle = {x.data, 0}, y_ahead = {at(job->y, t0 + t + m, n0), job->y.stride};
-        const Ahead x_ahead = x.group_bytes ? Ahead{x.data + x.group_bytes, 64}
-                                            : Ahead{x.data + m * x.row_bytes, x.row_bytes};
-        if (strips > 1 && crowded(x)) {
-          const int64_t words = ((steps + 15) / 16 | 1) * 16;  // an odd number of lines
-          for (int64_t i = 0; i < m; ++i)
-            __builtin_memcpy(copy + i * words, x.data + i * x.row_bytes,
-                             static_cast<size_t>(steps) * 4);
-          x = by_rows(reinterpret_cast<const char*>(copy), words * 4);
-        }
-        for (int64_t s = 0; s < strips; ++s) {
-          const int64_t n = n0 + s * kNr, strip_cols = min_of(kNr, cols - s * kNr);
-          Ahead ahead = idle;
-          if (s < 2 && t + m < rows) {
-            ahead = s == 0 ? x_ahead : last ? y_ahead : idle;
-          } else if (more && w_row < cols) {
-            ahead = {at(*piece.w, n0 + w_row, (d + steps) * kWordElems), piece.w->stride};
-            w_row += 16;
-          } else if (job->w_by_depth && t == 0 && steps <= 32 && d + 2 * steps <= piece.depth) {
-            // short blocks: these columns in rows that pack_columns hasn't asked for
-            ahead = {at(*piece.w, (d + steps + kColumnsAhead) * kWordElems, n), piece.w->stride};
-          }
-          if (go_on) {
-            for (int64_t i = 0; i < m * kNr; i += 16) _mm_prefetch(c + m * kNr + i, _MM_HINT_T0);
-          }
-          kMultiply[x.group_bytes != 0][(strip_cols + kLanes - 1) / kLanes - 1]->of[m - 1](
-              x, packed + s * steps * kNr, steps, c, kNr, go_on, ahead);
-          if (last) finish(*job, c, kNr, t0 + t, m, n, strip_cols);
-          if (!one_block) c += m * kNr;
-        }
+      pack(*piece.w, piece.part, n0, cols, d, steps, to);
+      parts[tile.count++] = {&piece, d, steps, to};
+      words += steps;
+      d += steps;
+      if (d == piece.depth) {
+        d = 0;
+        ++p;
       }
-      go_on = true;
     }
+    const bool last = p == count;
+    // The next block of w is on its way while this one is multiplied: behind the product's last one
+    // the first of the next panel.
+    const bool second = last || pieces[p].second;
+    const int64_t next_d = second ? 0 : d, next_n = second ? n0 + chunk->next_panel : n0;
+    const int64_t next_cols = min_of(cols, job->n - next_n), w_bytes = elem_bytes(job->w.type);
+    const bool more = job->w.type != GemmElem::bf16t && next_cols > 0 && depth_block > 32;
+    const int lines =
+        static_cast<int>((next_cols * w_bytes + 127) / 128 * 2);  // of a row, by depth
+    const int64_t next_rows =
+        job->w_by_depth ? min_of(depth_block * kWordElems, job->w.rows - next_d * kWordElems)
+                        : next_cols;
+    int64_t w_row = second || job->w_by_depth ? 0 : kLanes;
+    float* c = sums;
+    for (int64_t t = 0; t < rows; t += mr) {
+      const int64_t m = min_of(mr, rows - t);
+      for (int i = 0; i < tile.count; ++i) {
+        tile.runs[i] = {tile_of(parts[i].piece->x, t, parts[i].d), parts[i].packed, parts[i].steps};
+      }
+      Broadcast& x = tile.runs[0].a;
+      const int64_t steps = parts[0].steps;
+      // so are the next tile of x and of y
+      const Ahead idle = {x.data, 0, 0, 16},
+                  y_ahead = rows_ahead(at(job->y, t0 + t + m, n0), job->y.stride),
+                  x_ahead = x.group_bytes ? Ahead{x.data + x.group_bytes, 64, 64 * 16, 16}
+                                          : rows_ahead(x.data + m * x.row_bytes, x.row_bytes);
+      if (strips > 1 && crowded(x)) {
+        const int64_t line_words = ((steps + 15) / 16 | 1) * 16;  // an odd number of lines
+        for (int64_t i = 0; i < m; ++i)
+          __builtin_memcpy(copy + i * line_words, x.data + i * x.row_bytes,
+                           static_cast<size_t>(steps) * 4);
+        x = by_rows(reinterpret_cast<const char*>(copy), line_words * 4);
+      }
+      for (int64_t s = 0; s < strips; ++s) {
+        const int64_t n = n0 + s * kNr, strip_cols = min_of(kNr, cols - s * kNr);
+        tile.ahead = idle;
+        if (s < 2 && t + m < rows) {
+          tile.ahead = s == 0 ? x_ahead : last ? y_ahead : idle;
+        } else if (more && w_row < next_rows) {
+          if (job->w_by_depth) {
+            tile.ahead = {at(job->w, next_d * kWordElems + w_row, next_n), 64, job->w.stride,
+                          lines};
+            w_row += (words + lines - 1) / lines;
+          } else {
+            tile.ahead = rows_ahead(at(job->w, next_n + w_row, next_d * kWordElems), job->w.stride);
+            w_row += 16;
+          }
+        } else if (job->w_by_depth && t == 0 && steps <= 32 && !second) {
+          // short blocks: these columns in rows that pack_columns hasn't asked for
+          tile.ahead = rows_ahead(at(job->w, (d + kColumnsAhead) * kWordElems, n), job->w.stride);
+        }
+        if (go_on) {
+          for (int64_t i = 0; i < m * kNr; i += 16) _mm_prefetch(c + m * kNr + i, _MM_HINT_T0);
+        }
+        tile.c = c;
+        multiply_tile(tile, m, strip_cols);
+        if (last) finish(*job, c, kNr, t0 + t, m, n, strip_cols);
+        if (!one_pass) c += m * kNr;
+        for (int i = 0; i < tile.count; ++i) tile.runs[i].b += parts[i].steps * kNr;
+      }
+    }
+    go_on = true;
   }
   if (!go_on) {
     for (int64_t i = 0; i < rows * kNr; i += kLanes) store(sums + i, zero());

@@ -51,12 +51,12 @@ void pack_expanded(const GemmMatrix& w, int, int64_t n0, int64_t cols, int64_t d
     const char* strip = static_cast<const char*>(w.data) + (n0 + n) * w.stride;
     float* to = out + n / kNr * kNr * steps + n % kNr;
     for (int64_t d = 0; d < steps; d += kTileLines * kPair, to += kTileLines * kPair * kNr) {
-      tile_words(strip, strip + strip_header(w.cols), (d0 + d) / (kTileLines * kPair),
-                 [&](int64_t line, int half, const Vec (&words)[kPair])
-                     __attribute__((always_inline)) {
-                       for (int p = 0; p < kPair; ++p)
-                         store(to + (line * kPair + p) * kNr + half * kLanes, words[p]);
-                     });
+      tile_words(
+          strip, strip + strip_header(w.cols), (d0 + d) / (kTileLines * kPair),
+          [&](int64_t line, int half, const Vec(&words)[kPair]) __attribute__((always_inline)) {
+            for (int p = 0; p < kPair; ++p)
+              store(to + (line * kPair + p) * kNr + half * kLanes, words[p]);
+          });
     }
   }
 }
@@ -80,19 +80,19 @@ void multiply_expanded(const Broadcast& x, const GemmMatrix& w, int64_t n, float
 #pragma GCC unroll 16
     for (int s = 0; s < S; ++s) {
       const char* strip = first + s * kStripCols * w.stride;
-      tile_words(strip, strip + header, t,
-                 [&](int64_t line, int half, const Vec (&words)[kPair])
-                     __attribute__((always_inline)) {
+      tile_words(
+          strip, strip + header,
+          t, [&](int64_t line, int half, const Vec(&words)[kPair]) __attribute__((always_inline)) {
 #pragma GCC unroll 16
-                       for (int p = 0; p < kPair; ++p) {
+            for (int p = 0; p < kPair; ++p) {
 #pragma GCC unroll 16
-                         for (int m = 0; m < M; ++m) {
-                           const Vec xv = splat_word(third[m / 3] + m % 3 * x.row_bytes + at +
-                                                     (line * kPair + p) * 4);
-                           acc[s][half][m] = multiply_add(xv, words[p], acc[s][half][m]);
-                         }
-                       }
-                     });
+              for (int m = 0; m < M; ++m) {
+                const Vec xv =
+                    splat_word(third[m / 3] + m % 3 * x.row_bytes + at + (line * kPair + p) * 4);
+                acc[s][half][m] = multiply_add(xv, words[p], acc[s][half][m]);
+              }
+            }
+          });
     }
   }
 #pragma GCC unroll 16
@@ -112,7 +112,7 @@ struct FusedRows {
 };
 template <int S, int... M>
 constexpr FusedRows fused_rows(std::integer_sequence<int, M...>) {
-  return {{multiply_expanded<M + 1, (M + 1) * kHalves * S <= kFusedSums ? S : 1>...}};
+  return {{multiply_expanded < M + 1, (M + 1) * kHalves * S <= kFusedSums ? S : 1 > ...}};
 }
 template <int S>
 constexpr FusedRows kFused = fused_rows<S>(std::make_integer_sequence<int, kFusedRows>());
@@ -151,10 +151,15 @@ void panel_expanded(const GemmJob& job, const GemmChunk& chunk, int64_t t0, int6
         for (int64_t n = 0; n < cols; n += kNr) {
           const int64_t vectors = (min_of(kNr, cols - n) + kLanes - 1) / kLanes;
           for (int64_t i = 0; i < m; i += kMr) {
-            const Broadcast z = tile_of(pieces[p].x, t + i, d);
-            kMultiply[0][vectors - 1]->of[min_of(kMr, m - i) - 1](
-                z, scratch + n / kNr * kNr * steps, steps, sums + i * ldc + n, ldc, true,
-                {z.data, 0});
+            Tile tile = {};
+            tile.runs[0] = {tile_of(pieces[p].x, t + i, d), scratch + n / kNr * kNr * steps, steps};
+            tile.ahead = {tile.runs[0].a.data, 0, 0, 16};
+            tile.count = 1;
+            tile.scaled = -1;
+            tile.c = sums + i * ldc + n;
+            tile.ldc = ldc;
+            tile.go_on = true;
+            multiply_tile(tile, min_of(kMr, m - i), vectors * kLanes);
           }
         }
       }
