@@ -15,7 +15,7 @@ namespace hone::cpu {
 
 extern const GemmPath kGemmAvx2, kGemmAvx512, kGemmAvx512Bf16, kGemmAmx;
 extern const GemmPath kGemmAvx2Turned, kGemmAvx512Turned, kGemmAvx512Bf16Turned;
-extern const GemmNarrowPath kGemmNarrowAmx;
+extern const GemmNarrowPath kGemmNarrowAvx2, kGemmNarrowAvx512, kGemmNarrowAmx;
 extern const GemmStreamPath kGemmStreamAmx;
 
 namespace {
@@ -158,7 +158,12 @@ Cut cut_of(const DeviceProps& props, Kind kind, const GemmJob& job) {
   c.chunk_rows = round_up(ceil_div(job.t, ceil_div(job.t, chunk)), c.row_unit);
   // few rows: a block of w, read back at once, stays in L1, and is long where w is
   const bool few = job.t <= kGemmFewRows, expanded = job.w.type == GemmElem::bf16t;
-  const int64_t most = !few ? kGemmWordsDepth : job.w_by_depth ? 32 : kGemmWordsFewDepth;
+  // narrow w: x passes once
+  const bool narrow = kind == Kind::pairs && job.w.type == GemmElem::f32 && job.n <= 16;
+  const int64_t most = narrow           ? 4 * kGemmWordsDepth
+                       : !few           ? kGemmWordsDepth
+                       : job.w_by_depth ? 32
+                                        : kGemmWordsFewDepth;
   const int64_t words = std::max<int64_t>(kind == Kind::pairs ? ceil_div(job.k, 2) : job.k, 1);
   c.depth_block = std::min(round_up(ceil_div(words, ceil_div(words, most)), 32), most);
   c.col_unit = strip;
@@ -305,14 +310,14 @@ GemmJob job_of(const GemmDwDesc& d, int group, int64_t begin, int64_t end) {
   return job;
 }
 
-// One side narrow and fp32, the other bf16: with AMX a kernel of its own.
-bool is_narrow(Isa isa, const GemmDwDesc& d) {
-  if (isa != Isa::amx || d.dy.dtype == d.x.dtype) return false;
-  return (d.dy.dtype == DType::f32 ? d.dy : d.x).shape[1] <= kGemmNarrow;
+// One side of the gradient is narrow: a kernel of its own.
+bool is_narrow(const GemmDwDesc& d) {
+  const auto [narrow, wide] = std::minmax(d.dy.shape[1], d.x.shape[1]);
+  return narrow <= kGemmNarrow && wide >= 4 * narrow;
 }
 
 GemmNarrowJob narrow_job_of(const GemmDwDesc& d, int group, int64_t begin, int64_t end) {
-  const bool by_wide = d.dy.dtype == DType::bf16;
+  const bool by_wide = d.x.shape[1] < d.dy.shape[1];
   GemmNarrowJob job = {};
   job.narrow = rows_of(by_wide ? d.x : d.dy, begin, end);
   job.wide = rows_of(by_wide ? d.dy : d.x, begin, end);
@@ -325,63 +330,34 @@ GemmNarrowJob narrow_job_of(const GemmDwDesc& d, int group, int64_t begin, int64
   return job;
 }
 
-int64_t narrow_prepared_bytes(const GemmNarrowJob& job) {
+const GemmNarrowPath& narrow_path(Isa isa, const GemmNarrowJob& job) {
+  if (isa == Isa::avx2) return kGemmNarrowAvx2;
+  const bool tiles = job.narrow.type == GemmElem::f32 && job.wide.type == GemmElem::bf16;
+  return isa == Isa::amx && tiles ? kGemmNarrowAmx : kGemmNarrowAvx512;
+}
+
+// Tiles of the narrow side.
+int64_t narrow_prepared_bytes(const GemmNarrowPath& path, const GemmNarrowJob& job) {
+  if (path.prepare == nullptr) return 0;
   return ceil_div(job.t, kGemmTileStep) * ceil_div(2 * job.r, 16) * 1024;
 }
 
-void run_narrow_job(const KernelCtx& ctx, const GemmNarrowJob& job) {
+void run_narrow_job(const KernelCtx& ctx, const GemmNarrowPath& path, const GemmNarrowJob& job) {
   constexpr int64_t kSteps = 8;
   const int64_t steps = ceil_div(job.t, kGemmTileStep);
-  ctx.pool->run(ceil_div(steps, kSteps), [&](int64_t task, int) {
-    kGemmNarrowAmx.prepare(&job, task * kSteps, std::min(kSteps, steps - task * kSteps),
-                           ctx.scratch);
-  });
-  char* scratch = static_cast<char*>(ctx.scratch) + narrow_prepared_bytes(job);
+  if (path.prepare != nullptr) {
+    ctx.pool->run(ceil_div(steps, kSteps), [&](int64_t task, int) {
+      path.prepare(&job, task * kSteps, std::min(kSteps, steps - task * kSteps), ctx.scratch);
+    });
+  }
+  char* scratch = static_cast<char*>(ctx.scratch) + narrow_prepared_bytes(path, job);
   // as many panels for each thread
   const int64_t panels = round_up(ceil_div(job.w, kGemmNarrowCols), ctx.pool->size());
   const int64_t cols = round_up(ceil_div(job.w, panels), 64);
   ctx.pool->run(ceil_div(job.w, cols), [&](int64_t task, int worker) {
     const int64_t w = task * cols;
-    kGemmNarrowAmx.panel(&job, ctx.scratch, w, std::min(cols, job.w - w),
-                         scratch + worker * kGemmNarrowScratch);
-  });
-}
-
-// dw is much taller than wide and no path of its own takes it: its transpose is computed, so that
-// the wide dy is the weight operand (packed in passing) and not the one that is prepared.
-bool is_tall(Isa isa, const GemmDwDesc& d) {
-  return !is_narrow(isa, d) && d.x.shape[1] <= kGemmNarrow && d.dy.shape[1] >= 4 * d.x.shape[1];
-}
-
-int64_t tall_bytes(const GemmDwDesc& d) { return round_up(d.x.shape[1] * d.dy.shape[1] * 4, 64); }
-
-// sums [k, n] = xᵀ dy over the rows of a group.
-GemmJob tall_job_of(const GemmDwDesc& d, int64_t begin, int64_t end, void* sums) {
-  GemmJob job = {};
-  job.x = rows_of(d.x, begin, end);
-  job.w = rows_of(d.dy, begin, end);
-  job.t = d.x.shape[1];
-  job.n = d.dy.shape[1];
-  job.k = end - begin;
-  job.y = {sums, job.t, job.n, job.n * 4, GemmElem::f32};
-  job.alpha = 1;
-  job.x_by_depth = job.w_by_depth = true;
-  return job;
-}
-
-void add_transposed(const KernelCtx& ctx, const float* sums, const View& dw, float alpha) {
-  constexpr int64_t kRows = 256;
-  const int64_t n_total = dw.shape[0], k_total = dw.shape[1];
-  ctx.pool->run(ceil_div(n_total, kRows), [&](int64_t task, int) {
-    for (int64_t n = task * kRows; n < std::min(n_total, (task + 1) * kRows); ++n) {
-      char* row = static_cast<char*>(dw.data) + n * dw.stride[0] * 4;
-      for (int64_t k = 0; k < k_total; ++k) {
-        float f;
-        __builtin_memcpy(&f, row + k * 4, 4);
-        f += alpha * sums[k * n_total + n];
-        __builtin_memcpy(row + k * 4, &f, 4);
-      }
-    }
+    path.panel(&job, ctx.scratch, w, std::min(cols, job.w - w),
+               scratch + worker * kGemmNarrowScratch);
   });
 }
 
@@ -404,24 +380,14 @@ template <Isa isa, class Desc>
 size_t scratch(const DeviceProps& props, const Desc& d) {
   size_t most = 0;
   if constexpr (std::is_same_v<Desc, GemmDwDesc>) {
-    if (is_narrow(isa, d)) {
+    if (is_narrow(d)) {
       for (int g = 0; g < d.groups; ++g) {
         const int64_t begin = gemm_rows_begin(d.row_offsets, g);
         const GemmNarrowJob job =
             narrow_job_of(d, g, begin, gemm_rows_end(d.row_offsets, g, rows_total(d)));
-        most = std::max(most, static_cast<size_t>(narrow_prepared_bytes(job) +
-                                                  kGemmNarrowScratch * props.threads));
-      }
-      return most;
-    }
-    if (is_tall(isa, d)) {
-      for (int g = 0; g < d.groups; ++g) {
-        const int64_t begin = gemm_rows_begin(d.row_offsets, g);
-        const int64_t end = gemm_rows_end(d.row_offsets, g, rows_total(d));
-        if (begin == end) continue;
-        const GemmJob job = tall_job_of(d, begin, end, nullptr);
-        most = std::max(
-            most, scratch_of(props, kind_of(isa, job), job) + static_cast<size_t>(tall_bytes(d)));
+        most =
+            std::max(most, static_cast<size_t>(narrow_prepared_bytes(narrow_path(isa, job), job) +
+                                               kGemmNarrowScratch * props.threads));
       }
       return most;
     }
@@ -474,24 +440,13 @@ Status run_gemm_dw(const KernelCtx& ctx, const GemmDwDesc& d) {
   if (Status s = check_gemm_dw(d, false); !s.ok()) return s;
   if (ctx.pool->size() > ctx.props->threads) return {"gemm_dw: more threads than planned"};
   if (ctx.scratch_bytes < scratch<isa>(*ctx.props, d)) return {"gemm_dw: scratch too small"};
-  if (is_narrow(isa, d)) {
+  if (is_narrow(d)) {
     for (int g = 0; g < d.groups; ++g) {
       const int64_t begin = gemm_rows_begin(d.row_offsets, g),
                     end = gemm_rows_end(d.row_offsets, g, rows_total(d));
-      if (begin < end) run_narrow_job(ctx, narrow_job_of(d, g, begin, end));
-    }
-  } else if (is_tall(isa, d)) {
-    KernelCtx rest = ctx;
-    rest.scratch = static_cast<char*>(ctx.scratch) + tall_bytes(d);
-    rest.scratch_bytes = ctx.scratch_bytes - static_cast<size_t>(tall_bytes(d));
-    for (int g = 0; g < d.groups; ++g) {
-      const int64_t begin = gemm_rows_begin(d.row_offsets, g);
-      const int64_t end = gemm_rows_end(d.row_offsets, g, rows_total(d));
       if (begin == end) continue;
-      const GemmJob job = tall_job_of(d, begin, end, ctx.scratch);
-      const Kind kind = kind_of(isa, job);
-      run_job(rest, kind, job, cut_of(*ctx.props, kind, job));
-      add_transposed(ctx, static_cast<const float*>(ctx.scratch), d.dw[g], d.alpha);
+      const GemmNarrowJob job = narrow_job_of(d, g, begin, end);
+      run_narrow_job(ctx, narrow_path(isa, job), job);
     }
   } else {
     for_groups(d, [&](const GemmJob& job) {

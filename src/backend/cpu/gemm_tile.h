@@ -60,18 +60,18 @@ constexpr int64_t kGemmStreamCols = 64;  // of bf16t are computed together, for 
 constexpr int64_t kGemmStreamScratch = (32 + 2 * 32 * 32) * 4 + 8 * 1024;
 constexpr int64_t kGemmStreamRows = 32;
 
-// A weight gradient with one narrow fp32 side: out(r, w) += alpha * sum_t narrow[t, r] wide[t, w],
-// r < kGemmNarrow. The gradients of LoRA's two matrices.
+// A weight gradient with one narrow side: out(r, w) += alpha * sum_t narrow[t, r] wide[t, w], r <=
+// kGemmNarrow. The gradients of LoRA's two matrices, above all.
 struct GemmNarrowJob {
-  GemmMatrix narrow;  // [t, r] f32
-  GemmMatrix wide;    // [t, w] bf16
+  GemmMatrix narrow;  // [t, r]; tiles: f32
+  GemmMatrix wide;    // [t, w]; tiles: bf16
   GemmMatrix out;     // f32 [r, w]; by_wide: [w, r]
   int64_t t, r, w;
   float alpha;
   bool by_wide;
 };
-// prepare fills steps [first, first + steps) of prepared; panel adds columns [w0, w0 + cols), cols
-// <= kGemmNarrowCols.
+// prepare (null: nothing is) fills steps [first, first + steps) of prepared; panel adds columns
+// [w0, w0 + cols), cols <= kGemmNarrowCols.
 struct GemmNarrowPath {
   void (*prepare)(const GemmNarrowJob* job, int64_t first, int64_t steps, void* prepared);
   void (*panel)(const GemmNarrowJob* job, const void* prepared, int64_t w0, int64_t cols,
@@ -79,7 +79,7 @@ struct GemmNarrowPath {
 };
 constexpr int64_t kGemmNarrow = 64;
 constexpr int64_t kGemmNarrowCols = 512;
-// Bytes of a worker's scratch: sums of the high and low parts, and tiles.
+// Bytes of a worker's scratch: sums (tiles: of the high and low parts), and blocks of the operands.
 constexpr int64_t kGemmNarrowScratch = 2 * kGemmNarrow * kGemmNarrowCols * 4 + 4096;
 
 // Words paths (gemm_words.inl, gemm_turned.inl): x and w as 32-bit words along the depth: one fp32

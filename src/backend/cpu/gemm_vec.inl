@@ -124,7 +124,7 @@ const char* at(const GemmMatrix& m, int64_t row, int64_t col) {
   return static_cast<const char*>(m.data) + row * m.stride + col * elem_bytes(m.type);
 }
 
-float scalar(GemmElem type, const char* p) {
+[[maybe_unused]] float scalar(GemmElem type, const char* p) {
   if (type == GemmElem::f32) {
     float f;
     __builtin_memcpy(&f, p, 4);
@@ -139,13 +139,13 @@ float scalar(GemmElem type, const char* p) {
   return f;
 }
 
-Vec expand(GemmElem type, const char* p) {
+[[maybe_unused]] Vec expand(GemmElem type, const char* p) {
   if (type == GemmElem::f32) return load(reinterpret_cast<const float*>(p));
   return type == GemmElem::bf16 ? expand_bf16(p) : expand_f16(p);
 }
 
 // count <= kLanes elements, zeros behind them.
-Vec expand_some(GemmElem type, const char* p, int64_t count) {
+[[maybe_unused]] Vec expand_some(GemmElem type, const char* p, int64_t count) {
   if (count >= kLanes) return expand(type, p);
 #if defined(__AVX512F__)
   const __mmask16 some = static_cast<__mmask16>((1u << count) - 1);

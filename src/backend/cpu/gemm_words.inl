@@ -199,6 +199,44 @@ void pack_columns(const GemmMatrix& w, int part, int64_t n0, int64_t cols, int64
 // Rows so far apart that those of a tile share too few sets of L1 (lines of 64 bytes, 64 sets).
 bool crowded(const Broadcast& x) { return x.group_bytes == 0 && x.row_bytes % 1024 == 0; }
 
+// Both parts of a narrow fp32 w beside each other, the lower ones half columns behind the upper:
+// [steps][kNr].
+[[maybe_unused]] void pack_both(const GemmMatrix& w, bool by_depth, int64_t cols, int64_t half,
+                                int64_t d0, int64_t steps, float* out) {
+  if (by_depth) {
+    for (int64_t d = 0; d < steps; ++d) {
+      float line[2 * kNr];
+      for (int part = 0; part < 2; ++part)
+        store(line + part * half, column_words(w, part, d0 + d, 0, cols));
+      store(out + d * kNr, load(line));
+      if (half == kLanes) store(out + d * kNr + kLanes, load(line + kLanes));
+    }
+    return;
+  }
+  for (int64_t n = 0; n < 2 * half; n += kLanes) {
+    for (int64_t d = 0; d < steps; d += kLanes) {
+      const int64_t words = min_of<int64_t>(kLanes, steps - d);
+      Vec r[kLanes];
+      for (int64_t i = 0; i < kLanes; ++i) {
+        const int64_t row = (n + i) % half;
+        r[i] = row < cols ? row_words(w, (n + i) / half != 0, row, d0 + d, words) : zero();
+      }
+      float square[kLanes * kLanes];
+      transpose(r, square, kLanes);
+      for (int64_t i = 0; i < words; ++i) store(out + (d + i) * kNr + n, load(square + i * kLanes));
+    }
+  }
+}
+// c[rows][kNr]: adds the lower parts to the upper ones.
+[[maybe_unused]] void fold(float* c, int64_t rows, int64_t half) {
+  for (int64_t i = 0; i < rows; ++i) {
+    float line[2 * kLanes] = {};
+    store(line, load(c + i * kNr));
+    if (half == kLanes) store(line + kLanes, load(c + i * kNr + kLanes));
+    store(c + i * kNr, plus(load(line), load(line + half)));
+  }
+}
+
 #include "backend/cpu/gemm_words_bf16t.inl"
 
 // scratch: packed words of w (whole strips of pass_words), a tile of x, then fp32 sums: [tiles of
@@ -214,7 +252,12 @@ void panel(const GemmJob* job, const GemmChunk* chunk, int64_t t0, int64_t rows,
   float* copy = packed + strips * chunk->pass_words * kNr;
   float* sums = copy + (depth_block + 16) * kMr;
   Piece pieces[kMaxPieces];
-  const int count = list_pieces(*job, *chunk, t0, pieces);
+  int count = list_pieces(*job, *chunk, t0, pieces);
+  // the narrow w of LoRA: both of its parts are columns of one strip
+  const bool both =
+      kSecondParts == 2 && job->w.type == GemmElem::f32 && count == 2 && job->n <= kLanes;
+  const int64_t half = job->n <= kLanes / 2 ? kLanes / 2 : kLanes;
+  if (both) count = 1;
   int64_t all_words = 0;
   bool one_pass = true;
   for (int p = 0; p < count; ++p) {
@@ -252,7 +295,11 @@ void panel(const GemmJob* job, const GemmChunk* chunk, int64_t t0, int64_t rows,
       float* to = packed + words * strips * kNr;
       const bool expanded = piece.w->type == GemmElem::bf16t;
       const auto pack = expanded ? pack_expanded : job->w_by_depth ? pack_columns : pack_rows;
-      pack(*piece.w, piece.part, n0, cols, d, steps, to);
+      if (both) {
+        pack_both(job->w, job->w_by_depth, cols, half, d, steps, to);
+      } else {
+        pack(*piece.w, piece.part, n0, cols, d, steps, to);
+      }
       parts[tile.count++] = {&piece, d, steps, to};
       words += steps;
       d += steps;
@@ -316,7 +363,8 @@ void panel(const GemmJob* job, const GemmChunk* chunk, int64_t t0, int64_t rows,
           for (int64_t i = 0; i < m * kNr; i += 16) _mm_prefetch(c + m * kNr + i, _MM_HINT_T0);
         }
         tile.c = c;
-        multiply_tile(tile, m, strip_cols);
+        multiply_tile(tile, m, both ? 2 * half : strip_cols);
+        if (last && both) fold(c, m, half);
         if (last) finish(*job, c, kNr, t0 + t, m, n, strip_cols);
         if (!one_pass) c += m * kNr;
         for (int i = 0; i < tile.count; ++i) tile.runs[i].b += parts[i].steps * kNr;
