@@ -171,7 +171,7 @@ Cut cut_of(const DeviceProps& props, Kind kind, const GemmJob& job) {
   const int64_t in_l2 = static_cast<int64_t>(props.l2_bytes) / 2 / (c.depth_block * strip * 4);
   const int64_t most_strips = !few             ? std::clamp<int64_t>(in_l2, 1, 8)
                               : job.w_by_depth ? 8
-                              : expanded       ? 2
+                              : expanded       ? 16
                                                : 1;
   cut_columns(c, job.n, most_strips, props.threads);
   if (kind == Kind::pairs) {

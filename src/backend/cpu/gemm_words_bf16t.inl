@@ -2,17 +2,16 @@
 
 constexpr int kPair = 2 / static_cast<int>(kWordElems);  // words of a pair
 constexpr int kHalves = 16 / kLanes;                     // vectors of a line
-constexpr int64_t kTileBytesAhead = 3 * kShortTile;
+constexpr int64_t kTilesAhead = 6;
 
-// put(line, half, words of it) for the lines of tile t of the strip that begins at a column. What
-// lies behind the tile is fetched.
+// put(line, half, words of it) for the lines of tile t of the strip that begins at a column. The
+// tile at ahead is fetched.
 template <class Put>
 inline __attribute__((always_inline)) void tile_words(const char* strip, const char* tiles,
-                                                      int64_t t, Put put) {
+                                                      int64_t t, const char* ahead, Put put) {
   const char* tile = tiles + t * kShortTile;
 #pragma GCC unroll 1
-  for (int64_t i = 0; i < kShortTile; i += 64)
-    _mm_prefetch(tile + kTileBytesAhead + i, _MM_HINT_T0);
+  for (int64_t i = 0; i < kShortTile; i += 64) _mm_prefetch(ahead + i, _MM_HINT_T0);
   const int base = static_cast<uint8_t>(strip[t]);
   const char* raw = base == 0 ? raw_tile(tile) : nullptr;
 #if defined(__AVX512F__)
@@ -51,8 +50,10 @@ void pack_expanded(const GemmMatrix& w, int, int64_t n0, int64_t cols, int64_t d
     const char* strip = static_cast<const char*>(w.data) + (n0 + n) * w.stride;
     float* to = out + n / kNr * kNr * steps + n % kNr;
     for (int64_t d = 0; d < steps; d += kTileLines * kPair, to += kTileLines * kPair * kNr) {
+      const char* tiles = strip + strip_header(w.cols);
+      const int64_t t = (d0 + d) / (kTileLines * kPair);
       tile_words(
-          strip, strip + strip_header(w.cols), (d0 + d) / (kTileLines * kPair),
+          strip, tiles, t, tiles + (t + kTilesAhead) * kShortTile,
           [&](int64_t line, int half, const Vec(&words)[kPair]) __attribute__((always_inline)) {
             for (int p = 0; p < kPair; ++p)
               store(to + (line * kPair + p) * kNr + half * kLanes, words[p]);
@@ -77,12 +78,16 @@ void multiply_expanded(const Broadcast& x, const GemmMatrix& w, int64_t n, float
   for (int m = 0; m < M; m += 3) third[m / 3] = x.data + m * x.row_bytes;
   for (int64_t t = 0; t < tiles; ++t) {
     const int64_t at = t * kTileLines * kPair * 4;
+    // behind the last tile come those of the next strips that are taken together
+    const int64_t next = t + kTilesAhead;
+    const int64_t ahead =
+        next < tiles ? next * kShortTile : (next - tiles) * kShortTile + S * kStripCols * w.stride;
 #pragma GCC unroll 16
     for (int s = 0; s < S; ++s) {
       const char* strip = first + s * kStripCols * w.stride;
       tile_words(
-          strip, strip + header,
-          t, [&](int64_t line, int half, const Vec(&words)[kPair]) __attribute__((always_inline)) {
+          strip, strip + header, t, strip + header + ahead,
+          [&](int64_t line, int half, const Vec(&words)[kPair]) __attribute__((always_inline)) {
 #pragma GCC unroll 16
             for (int p = 0; p < kPair; ++p) {
 #pragma GCC unroll 16
