@@ -24,6 +24,11 @@ inline Vec expand_bf16(const void* p) {
 inline Vec expand_f16(const void* p) {
   return _mm512_cvtph_ps(_mm256_loadu_si256(static_cast<const __m256i*>(p)));
 }
+#if defined(__AVX512BF16__)
+inline void store_bf16(void* p, Vec v) {
+  _mm256_storeu_si256(static_cast<__m256i*>(p), reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(v)));
+}
+#else
 inline void store_bf16(void* p, Vec v) {
   const __m512i u = _mm512_castps_si512(v);
   const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(u, 16), _mm512_set1_epi32(1));
@@ -34,6 +39,7 @@ inline void store_bf16(void* p, Vec v) {
   _mm256_storeu_si256(static_cast<__m256i*>(p),
                       _mm512_cvtepi32_epi16(_mm512_mask_mov_epi32(rounded, nan, quiet)));
 }
+#endif
 // out row i (out_stride floats apart) becomes column i of the 16 x 16 words at in.
 inline void transpose(Vec (&r)[16], float* out, int64_t out_stride) {
   __m512i a[16], b[16];
@@ -178,25 +184,38 @@ inline void fetch_to_write(const char* p) { __asm__ volatile("prefetchw %0" : : 
 // y[t0.., n0..) from c[rows][ldc]: alpha (where not applied before), bias, add, one rounding.
 [[maybe_unused]] void finish(const GemmJob& job, const float* c, int64_t ldc, int64_t t0,
                              int64_t rows, int64_t n0, int64_t cols) {
-  const bool scale = job.alpha != 1 && job.r == 0;
+  const GemmElem type = job.y.type, add_type = job.add.type;
+  const int64_t y_stride = job.y.stride, add_stride = job.add.stride;
+  const bool scale = job.alpha != 1 && job.r == 0, has_bias = job.bias.data != nullptr;
+  const Vec alpha = splat(job.alpha);
   for (int64_t n = 0; n < cols; n += kLanes) {
     const int64_t count = min_of<int64_t>(kLanes, cols - n);
-    const Vec bias =
-        job.bias.data ? expand_some(job.bias.type, at(job.bias, 0, n0 + n), count) : zero();
-    for (int64_t t = 0; t < rows; ++t) {
+    const bool whole = count == kLanes;
+    const Vec bias = has_bias ? expand_some(job.bias.type, at(job.bias, 0, n0 + n), count) : zero();
+    char* y = const_cast<char*>(at(job.y, t0, n0 + n));
+    const char* add = job.add.data ? at(job.add, t0, n0 + n) : nullptr;
+    const auto value = [&](int64_t t) __attribute__((always_inline)) {
       Vec v = load(c + t * ldc + n);
-      if (scale) v = mul(v, splat(job.alpha));
-      if (job.bias.data) v = plus(v, bias);
-      if (job.add.data) v = plus(v, expand_some(job.add.type, at(job.add, t0 + t, n0 + n), count));
-      char* y = const_cast<char*>(at(job.y, t0 + t, n0 + n));
-      if (job.y.type == GemmElem::f32) {
+      if (scale) v = mul(v, alpha);
+      if (has_bias) v = plus(v, bias);
+      if (add) v = plus(v, expand_some(add_type, add + t * add_stride, count));
+      return v;
+    };
+    if (whole && type == GemmElem::bf16) {
+      for (int64_t t = 0; t < rows; ++t) store_bf16(y + t * y_stride, value(t));
+    } else if (whole) {
+      for (int64_t t = 0; t < rows; ++t)
+        store(reinterpret_cast<float*>(y + t * y_stride), value(t));
+    } else {
+      for (int64_t t = 0; t < rows; ++t) {
         float line[kLanes];
-        store(count == kLanes ? reinterpret_cast<float*>(y) : line, v);
-        if (count < kLanes) __builtin_memcpy(y, line, static_cast<size_t>(count) * 4);
-      } else {
-        uint16_t line[kLanes];
-        store_bf16(count == kLanes ? static_cast<void*>(y) : line, v);
-        if (count < kLanes) __builtin_memcpy(y, line, static_cast<size_t>(count) * 2);
+        if (type == GemmElem::bf16) {
+          store_bf16(line, value(t));
+        } else {
+          store(line, value(t));
+        }
+        __builtin_memcpy(y + t * y_stride, line,
+                         static_cast<size_t>(count) * (type == GemmElem::bf16 ? 2 : 4));
       }
     }
   }
