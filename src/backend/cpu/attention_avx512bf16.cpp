@@ -1,6 +1,8 @@
 // Attention of bf16 tensors with VDPBF16PS: every product is of bf16 pairs into fp32.
 #include <immintrin.h>
 
+#include <utility>
+
 #include "backend/cpu/attention.h"
 
 namespace hone::cpu {
@@ -13,8 +15,8 @@ constexpr int kExp2Degree = 5;
 #include "backend/cpu/attention_pairs.inc"
 
 template <int kRows, int kVectors>
-inline void mm_micro(int pairs, const uint16_t* a, int lda, const uint16_t* b, int ldb, float* c,
-                     int ldc, bool accumulate) {
+void mm_micro(int pairs, const uint16_t* a, int lda, const uint16_t* b, int ldb, float* c, int ldc,
+              bool accumulate) {
   vf acc[kRows][kVectors];
   for (int i = 0; i < kRows; ++i) {
     for (int j = 0; j < kVectors; ++j) acc[i][j] = v_set(0);
@@ -39,22 +41,28 @@ inline void mm_micro(int pairs, const uint16_t* a, int lda, const uint16_t* b, i
   }
 }
 
+constexpr int kVectors = 2, kRows = 8;
+using Micro = void (*)(int, const uint16_t*, int, const uint16_t*, int, float*, int, bool);
+struct MicroRows {
+  Micro of[kRows];  // r rows: of[r - 1]
+};
+template <int... R>
+constexpr MicroRows micro_rows(std::integer_sequence<int, R...>) {
+  return {{mm_micro<R + 1, kVectors>...}};
+}
+constexpr MicroRows kMicro = micro_rows(std::make_integer_sequence<int, kRows>());
+
 struct PairEngine : PairPacks {
-  static constexpr int kVectors = 2, kRows = 8, kRowStep = 1;
+  static constexpr int kRowStep = 1;
   static void begin() {}
   static void end() {}
   // c [m, n] = (accumulate: +=) a [m, k] b [k, n], b in pairs; n a multiple of 32, k even.
   static void mm(int m, int n, int k, const uint16_t* a, int lda, const uint16_t* b, int ldb,
                  float* c, int ldc, bool accumulate) {
     for (int j = 0; j < n; j += kVectors * 16) {
-      const int whole = m / kRows * kRows;
-      for (int i = 0; i < whole; i += kRows) {
-        mm_micro<kRows, kVectors>(k / 2, a + i * lda, lda, b + 2 * j, ldb, c + i * ldc + j, ldc,
-                                  accumulate);
-      }
-      for (int i = whole; i < m; ++i) {
-        mm_micro<1, kVectors>(k / 2, a + i * lda, lda, b + 2 * j, ldb, c + i * ldc + j, ldc,
-                              accumulate);
+      for (int i = 0; i < m; i += kRows) {
+        kMicro.of[(m - i < kRows ? m - i : kRows) - 1](k / 2, a + i * lda, lda, b + 2 * j, ldb,
+                                                       c + i * ldc + j, ldc, accumulate);
       }
     }
   }

@@ -2,7 +2,7 @@
 
 constexpr int kPair = 2 / static_cast<int>(kWordElems);  // words of a pair
 constexpr int kHalves = 16 / kLanes;                     // vectors of a line
-constexpr int64_t kTilesAhead = 6;
+constexpr int64_t kTilesAhead = 8;
 
 // put(line, half, words of it) for the lines of tile t of the strip that begins at a column. The
 // tile at ahead is fetched.
