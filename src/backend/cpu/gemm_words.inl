@@ -239,6 +239,124 @@ bool crowded(const Broadcast& x) { return x.group_bytes == 0 && x.row_bytes % 10
 
 #include "backend/cpu/gemm_words_bf16t.inl"
 
+// A panel of w on its way: pieces of the sum, packed a pass over the rows at a time.
+struct PanelOfW {
+  const GemmJob& job;
+  int64_t n0, cols, depth_block, pass_words;
+  float* packed;  // [strips][pass_words][kNr]
+  Piece pieces[kMaxPieces] = {};
+  int count = 0;  // pieces
+  int64_t both =
+      0;  // not 0: the two parts of a narrow fp32 w are columns of one strip, so far apart
+  // where the next pass begins
+  int piece = 0;
+  int64_t depth = 0;
+  bool scaled = false;
+
+  // What a pass multiplies: words of x from the d-th of a piece with packed ones of w.
+  struct Part {
+    const Piece* piece;
+    int64_t d, steps;
+    const float* packed;
+  };
+  struct Pass {
+    Part parts[kMaxRuns];
+    int count, scaled;  // as in Tile
+    int64_t words;
+  };
+
+  PanelOfW(const GemmJob& the_job, const GemmChunk& chunk, int64_t t0, int64_t first,
+           int64_t columns, int64_t block, float* memory)
+      : job(the_job),
+        n0(first),
+        cols(columns),
+        depth_block(block),
+        pass_words(chunk.pass_words),
+        packed(memory),
+        scaled(the_job.alpha == 1) {
+    count = list_pieces(job, chunk, t0, pieces);
+    if (kSecondParts == 2 && job.w.type == GemmElem::f32 && count == 2 && job.n <= kLanes) {
+      both = job.n <= kLanes / 2 ? kLanes / 2 : kLanes;
+      count = 1;
+    }
+  }
+  int64_t strips() const { return (cols + kNr - 1) / kNr; }
+  bool done() const { return piece == count; }
+  // Whether what comes next is not w any more.
+  bool behind_w() const { return done() || pieces[piece].second; }
+  bool one_pass() const {
+    int64_t words = 0;
+    bool whole = true;
+    for (int p = 0; p < count; ++p) {
+      words += pieces[p].depth;
+      whole &= pieces[p].depth <= depth_block;
+    }
+    return whole && words <= pass_words;
+  }
+
+  Pass next_pass() {
+    Pass pass = {};
+    pass.scaled = -1;
+    while (!done() && pass.count < kMaxRuns) {
+      const Piece& p = pieces[piece];
+      const int64_t steps = min_of(depth_block, p.depth - depth);
+      if (pass.count > 0 && pass.words + steps > pass_words) break;
+      if (p.second && !scaled) {
+        pass.scaled = pass.count;
+        scaled = true;
+      }
+      float* to = packed + pass.words * strips() * kNr;
+      pack(p, steps, to);
+      pass.parts[pass.count++] = {&p, depth, steps, to};
+      pass.words += steps;
+      depth += steps;
+      if (depth == p.depth) {
+        depth = 0;
+        ++piece;
+      }
+    }
+    return pass;
+  }
+
+ private:
+  void pack(const Piece& p, int64_t steps, float* to) const {
+    if (both != 0) return pack_both(job.w, job.w_by_depth, cols, both, depth, steps, to);
+    const auto pack_words = p.w->type == GemmElem::bf16t ? pack_expanded
+                            : job.w_by_depth             ? pack_columns
+                                                         : pack_rows;
+    pack_words(*p.w, p.part, n0, cols, depth, steps, to);
+  }
+};
+
+// The block of w that is packed next, fetched some rows at a time: behind the last of a panel the
+// first of the worker's next panel.
+struct NextBlock {
+  const GemmMatrix& w;
+  bool by_depth;
+  int64_t n, d, row, rows;  // row: of the block, the next to be fetched
+  int lines;                // of a row, by depth
+
+  NextBlock(const PanelOfW& panel, int64_t next_panel)
+      : w(panel.job.w), by_depth(panel.job.w_by_depth) {
+    const bool behind = panel.behind_w();
+    n = behind ? panel.n0 + next_panel : panel.n0;
+    d = behind ? 0 : panel.depth;
+    const int64_t cols = min_of(panel.cols, panel.job.n - n);
+    lines = static_cast<int>((cols * elem_bytes(w.type) + 127) / 128 * 2);
+    rows = by_depth ? min_of(panel.depth_block * kWordElems, w.rows - d * kWordElems) : cols;
+    row = behind || by_depth ? 0 : kLanes;  // pack_rows asks for the first itself
+    if (w.type == GemmElem::bf16t || cols <= 0 || panel.depth_block <= 32) rows = 0;
+  }
+  bool more() const { return row < rows; }
+  // What a register tile of so many words fetches.
+  Ahead take(int64_t words) {
+    const int64_t from = row;
+    row += by_depth ? (words + lines - 1) / lines : 16;
+    return by_depth ? Ahead{at(w, d * kWordElems + from, n), 64, w.stride, lines}
+                    : rows_ahead(at(w, n + from, d * kWordElems), w.stride);
+  }
+};
+
 // scratch: packed words of w (whole strips of pass_words), a tile of x, then fp32 sums: [tiles of
 // rows][strips][rows of a tile][kNr]. A block of w stays in L2 while all the rows pass by, a tile
 // of x in L1 while it meets the strips. Low-rank words follow the product's last block in the
@@ -247,89 +365,30 @@ void panel(const GemmJob* job, const GemmChunk* chunk, int64_t t0, int64_t rows,
            int64_t cols, int64_t depth_block, void* scratch) {
   if (job->w.type == GemmElem::bf16t && job->t <= kGemmFewRows)
     return panel_expanded(*job, *chunk, t0, rows, n0, cols, static_cast<float*>(scratch));
-  const int64_t strips = (cols + kNr - 1) / kNr;
-  float* packed = static_cast<float*>(scratch);
-  float* copy = packed + strips * chunk->pass_words * kNr;
+  PanelOfW w(*job, *chunk, t0, n0, cols, depth_block, static_cast<float*>(scratch));
+  const int64_t strips = w.strips();
+  float* copy = w.packed + strips * chunk->pass_words * kNr;
   float* sums = copy + (depth_block + 16) * kMr;
-  Piece pieces[kMaxPieces];
-  int count = list_pieces(*job, *chunk, t0, pieces);
-  // the narrow w of LoRA: both of its parts are columns of one strip
-  const bool both =
-      kSecondParts == 2 && job->w.type == GemmElem::f32 && count == 2 && job->n <= kLanes;
-  const int64_t half = job->n <= kLanes / 2 ? kLanes / 2 : kLanes;
-  if (both) count = 1;
-  int64_t all_words = 0;
-  bool one_pass = true;
-  for (int p = 0; p < count; ++p) {
-    all_words += pieces[p].depth;
-    one_pass &= pieces[p].depth <= depth_block;
-  }
-  one_pass &= all_words <= chunk->pass_words;
+  const bool one_pass = w.one_pass();
   // rows of a tile, as even as they can be
   const int64_t tiles = (rows + kMr - 1) / kMr;
   const int64_t mr = job->x_by_depth ? kMr : (rows + tiles - 1) / tiles;
-  int p = 0;
-  int64_t d = 0;
-  bool go_on = false, scaled = job->alpha == 1;
-  while (p < count) {
-    // what is packed and multiplied at once
-    struct Part {
-      const Piece* piece;
-      int64_t d, steps;
-      const float* packed;
-    } parts[kMaxRuns];
-    Tile tile = {};
-    tile.scaled = -1;
-    tile.alpha = job->alpha;
-    tile.ldc = kNr;
+  bool go_on = false;
+  while (!w.done()) {
+    const PanelOfW::Pass pass = w.next_pass();
+    const bool last = w.done();
+    Tile tile = {.count = pass.count, .scaled = pass.scaled, .alpha = job->alpha, .ldc = kNr};
     tile.go_on = go_on;
-    int64_t words = 0;
-    while (p < count && tile.count < kMaxRuns) {
-      const Piece& piece = pieces[p];
-      const int64_t steps = min_of(depth_block, piece.depth - d);
-      if (tile.count > 0 && words + steps > chunk->pass_words) break;
-      if (piece.second && !scaled) {
-        tile.scaled = tile.count;
-        scaled = true;
-      }
-      float* to = packed + words * strips * kNr;
-      const bool expanded = piece.w->type == GemmElem::bf16t;
-      const auto pack = expanded ? pack_expanded : job->w_by_depth ? pack_columns : pack_rows;
-      if (both) {
-        pack_both(job->w, job->w_by_depth, cols, half, d, steps, to);
-      } else {
-        pack(*piece.w, piece.part, n0, cols, d, steps, to);
-      }
-      parts[tile.count++] = {&piece, d, steps, to};
-      words += steps;
-      d += steps;
-      if (d == piece.depth) {
-        d = 0;
-        ++p;
-      }
-    }
-    const bool last = p == count;
-    // The next block of w is on its way while this one is multiplied: behind the product's last one
-    // the first of the next panel.
-    const bool second = last || pieces[p].second;
-    const int64_t next_d = second ? 0 : d, next_n = second ? n0 + chunk->next_panel : n0;
-    const int64_t next_cols = min_of(cols, job->n - next_n), w_bytes = elem_bytes(job->w.type);
-    const bool more = job->w.type != GemmElem::bf16t && next_cols > 0 && depth_block > 32;
-    const int lines =
-        static_cast<int>((next_cols * w_bytes + 127) / 128 * 2);  // of a row, by depth
-    const int64_t next_rows =
-        job->w_by_depth ? min_of(depth_block * kWordElems, job->w.rows - next_d * kWordElems)
-                        : next_cols;
-    int64_t w_row = second || job->w_by_depth ? 0 : kLanes;
+    NextBlock next(w, chunk->next_panel);
     float* c = sums;
     for (int64_t t = 0; t < rows; t += mr) {
-      const int64_t m = min_of(mr, rows - t);
-      for (int i = 0; i < tile.count; ++i) {
-        tile.runs[i] = {tile_of(parts[i].piece->x, t, parts[i].d), parts[i].packed, parts[i].steps};
+      const int64_t m = min_of(mr, rows - t), steps = pass.parts[0].steps;
+      for (int i = 0; i < pass.count; ++i) {
+        const PanelOfW::Part& part = pass.parts[i];
+        tile.runs[i] = {tile_of(part.piece->x, t, part.d), part.packed, part.steps};
       }
       Broadcast& x = tile.runs[0].a;
-      const int64_t steps = parts[0].steps;
-      // so are the next tile of x and of y
+      // the next tiles of x and y and the next block of w are on their way meanwhile
       const Ahead idle = {x.data, 0, 0, 16},
                   y_ahead = rows_ahead(at(job->y, t0 + t + m, n0), job->y.stride),
                   x_ahead = x.group_bytes ? Ahead{x.data + x.group_bytes, 64, 64 * 16, 16}
@@ -346,28 +405,22 @@ void panel(const GemmJob* job, const GemmChunk* chunk, int64_t t0, int64_t rows,
         tile.ahead = idle;
         if (s < 2 && t + m < rows) {
           tile.ahead = s == 0 ? x_ahead : last ? y_ahead : idle;
-        } else if (more && w_row < next_rows) {
-          if (job->w_by_depth) {
-            tile.ahead = {at(job->w, next_d * kWordElems + w_row, next_n), 64, job->w.stride,
-                          lines};
-            w_row += (words + lines - 1) / lines;
-          } else {
-            tile.ahead = rows_ahead(at(job->w, next_n + w_row, next_d * kWordElems), job->w.stride);
-            w_row += 16;
-          }
-        } else if (job->w_by_depth && t == 0 && steps <= 32 && !second) {
+        } else if (next.more()) {
+          tile.ahead = next.take(pass.words);
+        } else if (job->w_by_depth && t == 0 && steps <= 32 && !w.behind_w()) {
           // short blocks: these columns in rows that pack_columns hasn't asked for
-          tile.ahead = rows_ahead(at(job->w, (d + kColumnsAhead) * kWordElems, n), job->w.stride);
+          tile.ahead =
+              rows_ahead(at(job->w, (w.depth + kColumnsAhead) * kWordElems, n), job->w.stride);
         }
         if (go_on) {
           for (int64_t i = 0; i < m * kNr; i += 16) _mm_prefetch(c + m * kNr + i, _MM_HINT_T0);
         }
         tile.c = c;
-        multiply_tile(tile, m, both ? 2 * half : strip_cols);
-        if (last && both) fold(c, m, half);
+        multiply_tile(tile, m, w.both != 0 ? 2 * w.both : strip_cols);
+        if (last && w.both != 0) fold(c, m, w.both);
         if (last) finish(*job, c, kNr, t0 + t, m, n, strip_cols);
         if (!one_pass) c += m * kNr;
-        for (int i = 0; i < tile.count; ++i) tile.runs[i].b += parts[i].steps * kNr;
+        for (int i = 0; i < pass.count; ++i) tile.runs[i].b += pass.parts[i].steps * kNr;
       }
     }
     go_on = true;
