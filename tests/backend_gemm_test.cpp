@@ -360,6 +360,21 @@ TEST_P(GemmPaths, ManyColumns) {
   // several panels a thread, of two widths
   for (GemmOp op : {GemmOp::nt, GemmOp::nn}) {
     for (int64_t t : {5, 70}) check(GetParam(), {.t = t, .n = 1130, .k = 70, .r = 3, .op = op}, 8);
+    // several blocks of the depth besides, in fp32 too
+    if (GetParam() <= Isa::scalar) continue;
+    check(GetParam(), {.t = 150, .n = 170, .k = 1300, .r = 8, .op = op, .alpha = 0.5F}, 16);
+    check(GetParam(),
+          {.t = 90,
+           .n = 170,
+           .k = 1300,
+           .r = 8,
+           .op = op,
+           .x = DType::f32,
+           .w = DType::f32,
+           .y = DType::f32,
+           .add = 2,
+           .alpha = 0.5F},
+          17);
   }
 }
 
@@ -407,6 +422,46 @@ TEST_P(GemmPaths, RowsAreExact) {
                 << c.text() << " row " << i << " of " << t << " from " << begin << " threads "
                 << threads;
           }
+        }
+      }
+    }
+  }
+}
+
+// The same where other numbers of rows are packed and cut in other ways: x or w packed, several
+// strips and blocks of the depth, the narrow fp32 weights of LoRA.
+TEST_P(GemmPaths, RowsAreExactHoweverPacked) {
+  if (GetParam() <= Isa::scalar) GTEST_SKIP() << "one loop for all";
+  struct Shape {
+    int64_t n, k, r;
+    DType x, w;
+  };
+  const Shape shapes[] = {{600, 1300, 8, DType::bf16, DType::bf16},
+                          {600, 700, 8, DType::f32, DType::f32},
+                          {300, 40, 70, DType::bf16, DType::bf16},
+                          {8, 1300, 0, DType::bf16, DType::f32},
+                          {13, 300, 0, DType::bf16, DType::f32}};
+  for (const Shape& s : shapes) {
+    for (const GemmOp op : {GemmOp::nt, GemmOp::nn}) {
+      const Case c{.t = 560,
+                   .n = s.n,
+                   .k = s.k,
+                   .r = s.r,
+                   .op = op,
+                   .x = s.x,
+                   .w = s.w,
+                   .y = DType::f32,
+                   .bias = true,
+                   .alpha = 0.37F};
+      Problem p(c, 15);
+      Matrix whole(c.t, c.n, c.y);
+      ASSERT_EQ(p.run_into(cpu::gemm(GetParam()), 2, whole).error, nullptr);
+      for (const int64_t t : {1, 31, 45, 290, 512}) {
+        Matrix part(c.t, c.n, c.y);
+        ASSERT_EQ(p.run_into(cpu::gemm(GetParam()), 2, part, 40, 40 + t).error, nullptr);
+        for (int64_t i = 40; i < 40 + t; ++i) {
+          ASSERT_EQ(std::memcmp(part.at(i, 0), whole.at(i, 0), static_cast<size_t>(c.n) * 4), 0)
+              << c.text() << " row " << i << " of " << t;
         }
       }
     }
@@ -643,8 +698,9 @@ void check_dw(Isa isa, const DwCase& c, uint32_t seed) {
 }
 
 TEST_P(GemmPaths, WeightGradients) {
-  const int64_t shapes[][3] = {{1, 1, 1},     {3, 5, 2},     {33, 40, 70},  {100, 8, 130},
-                               {129, 130, 8}, {400, 70, 40}, {300, 8, 1100}};
+  const int64_t shapes[][3] = {{1, 1, 1},      {3, 5, 2},     {33, 40, 70},
+                               {100, 8, 130},  {129, 130, 8}, {400, 70, 40},
+                               {300, 8, 1100}, {90, 33, 200}, {90, 200, 33}};
   for (DType dy : {DType::bf16, DType::f32}) {
     for (DType x : {DType::bf16, DType::f32}) {
       for (const auto& s : shapes) {
