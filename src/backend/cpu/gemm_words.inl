@@ -274,7 +274,10 @@ struct PanelOfW {
         pass_words(chunk.pass_words),
         packed(memory),
         scaled(the_job.alpha == 1) {
-    count = list_pieces(job, chunk, t0, pieces);
+    const int listed = list_pieces(job, chunk, t0, pieces);
+    for (int p = 0; p < listed; ++p) {  // but those without depth
+      if (pieces[p].depth > 0) pieces[count++] = pieces[p];
+    }
     if (kSecondParts == 2 && job.w.type == GemmElem::f32 && count == 2 && job.n <= kLanes) {
       both = job.n <= kLanes / 2 ? kLanes / 2 : kLanes;
       count = 1;
