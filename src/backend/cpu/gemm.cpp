@@ -69,6 +69,7 @@ struct Cut {
   int64_t panel = 0;        // scratch of one worker
   int64_t in_place = 0;     // GemmChunk
   int64_t pass_words = 0;   // GemmChunk
+  bool turned = false;      // is_turned
 };
 
 // Panels of at most so many units, and as many for each thread.
@@ -82,17 +83,20 @@ Cut cut_turned(const DeviceProps& props, Kind kind, const GemmJob& job) {
   Cut c;
   const bool wide = kind != Kind::words256;
   const int64_t strip = wide ? kGemmWordsCols512 : kGemmWordsCols256;
-  const int64_t elems = kind == Kind::pairs ? 2 : 1, parts = elems;
+  const int64_t elems = kind == Kind::pairs ? 2 : 1;  // of a word
+  const int64_t parts = elems;                        // of x2 and w2
   const int64_t words = ceil_div(job.k, elems), low = ceil_div(job.r, elems);
+  c.turned = true;
   c.row_unit = strip;
   c.chunk_rows = round_up(job.t, strip);
   c.prepared = round_up(c.chunk_rows * (words + parts * low) * 4, 64);
-  // a block of x fills half of L2, and as much of 14 rows of w two thirds of L1 if they are read
-  // again
-  const int64_t most = job.t <= strip
-                           ? words
-                           : std::min(static_cast<int64_t>(props.l2_bytes) / 2 / (c.chunk_rows * 4),
-                                      static_cast<int64_t>(props.l1_bytes) * 2 / 3 / (14 * 4));
+  // a block of x fills half of L2, and as much of a tile's rows of w two thirds of L1 if they are
+  // read again
+  const int64_t tile_rows = wide ? kGemmWordsRows512 : kGemmWordsRows256;
+  const int64_t most =
+      job.t <= strip ? words
+                     : std::min(static_cast<int64_t>(props.l2_bytes) / 2 / (c.chunk_rows * 4),
+                                static_cast<int64_t>(props.l1_bytes) * 2 / 3 / (tile_rows * 4));
   c.depth_block = round_up(ceil_div(words, ceil_div(words, std::max<int64_t>(most, 32))), 32);
   // whole lines of y: two threads that write into one hold each other up
   c.col_unit = 32;
@@ -159,7 +163,7 @@ Cut cut_of(const DeviceProps& props, Kind kind, const GemmJob& job) {
   // few rows: a block of w, read back at once, stays in L1, and is long where w is
   const bool few = job.t <= kGemmFewRows, expanded = job.w.type == GemmElem::bf16t;
   // narrow w: x passes once
-  const bool narrow = kind == Kind::pairs && job.w.type == GemmElem::f32 && job.n <= 16;
+  const bool narrow = kind == Kind::pairs && job.w.type == GemmElem::f32 && job.n <= kGemmBothCols;
   const int64_t most = narrow           ? 4 * kGemmWordsDepth
                        : !few           ? kGemmWordsDepth
                        : job.w_by_depth ? 32
@@ -218,7 +222,7 @@ void run_job(const KernelCtx& ctx, Kind kind, const GemmJob& job, const Cut& c) 
     });
     return;
   }
-  const GemmPath& path = path_of(kind, is_turned(kind, job));
+  const GemmPath& path = path_of(kind, c.turned);
   for (int64_t begin = 0; begin < job.t; begin += c.chunk_rows) {
     const GemmChunk chunk = {begin,
                              std::min(c.chunk_rows, job.t - begin),
@@ -310,14 +314,22 @@ GemmJob job_of(const GemmDwDesc& d, int group, int64_t begin, int64_t end) {
   return job;
 }
 
-// One side of the gradient is narrow: a kernel of its own.
-bool is_narrow(const GemmDwDesc& d) {
-  const auto [narrow, wide] = std::minmax(d.dy.shape[1], d.x.shape[1]);
-  return narrow <= kGemmNarrow && wide >= 4 * narrow;
+// One side of the gradient is narrow: a kernel of its own. It is the fp32 side beside a bf16 one,
+// or else the much narrower one.
+enum class Narrow : uint8_t { none, dy, x };
+Narrow narrow_side(const GemmDwDesc& d) {
+  const int64_t dy = d.dy.shape[1], x = d.x.shape[1];
+  const auto narrow = [](const View& v) {
+    return v.dtype == DType::f32 && v.shape[1] <= kGemmNarrow;
+  };
+  if (d.dy.dtype != d.x.dtype && narrow(d.dy)) return Narrow::dy;
+  if (d.dy.dtype != d.x.dtype && narrow(d.x)) return Narrow::x;
+  if (dy <= kGemmNarrow && x >= 4 * dy) return Narrow::dy;
+  return x <= kGemmNarrow && dy >= 4 * x ? Narrow::x : Narrow::none;
 }
 
 GemmNarrowJob narrow_job_of(const GemmDwDesc& d, int group, int64_t begin, int64_t end) {
-  const bool by_wide = d.x.shape[1] < d.dy.shape[1];
+  const bool by_wide = narrow_side(d) == Narrow::x;
   GemmNarrowJob job = {};
   job.narrow = rows_of(by_wide ? d.x : d.dy, begin, end);
   job.wide = rows_of(by_wide ? d.dy : d.x, begin, end);
@@ -380,7 +392,7 @@ template <Isa isa, class Desc>
 size_t scratch(const DeviceProps& props, const Desc& d) {
   size_t most = 0;
   if constexpr (std::is_same_v<Desc, GemmDwDesc>) {
-    if (is_narrow(d)) {
+    if (narrow_side(d) != Narrow::none) {
       for (int g = 0; g < d.groups; ++g) {
         const int64_t begin = gemm_rows_begin(d.row_offsets, g);
         const GemmNarrowJob job =
@@ -440,7 +452,7 @@ Status run_gemm_dw(const KernelCtx& ctx, const GemmDwDesc& d) {
   if (Status s = check_gemm_dw(d, false); !s.ok()) return s;
   if (ctx.pool->size() > ctx.props->threads) return {"gemm_dw: more threads than planned"};
   if (ctx.scratch_bytes < scratch<isa>(*ctx.props, d)) return {"gemm_dw: scratch too small"};
-  if (is_narrow(d)) {
+  if (narrow_side(d) != Narrow::none) {
     for (int g = 0; g < d.groups; ++g) {
       const int64_t begin = gemm_rows_begin(d.row_offsets, g),
                     end = gemm_rows_end(d.row_offsets, g, rows_total(d));

@@ -17,10 +17,15 @@ namespace {
 #include "backend/cpu/gemm_words.inl"
 //
 #include "backend/cpu/gemm_turned.inl"
+//
+#include "backend/cpu/gemm_narrow.inl"
 }  // namespace
 
 extern const GemmPath kGemmAvx2, kGemmAvx2Turned;
 const GemmPath kGemmAvx2 = {prepare, panel};
 const GemmPath kGemmAvx2Turned = {prepare_turned, panel_turned};
+
+extern const GemmNarrowPath kGemmNarrowAvx2;
+const GemmNarrowPath kGemmNarrowAvx2 = {nullptr, panel_narrow};
 
 }  // namespace hone::cpu

@@ -17,10 +17,15 @@ namespace {
 #include "backend/cpu/gemm_words.inl"
 //
 #include "backend/cpu/gemm_turned.inl"
+//
+#include "backend/cpu/gemm_narrow.inl"
 }  // namespace
 
 extern const GemmPath kGemmAvx512, kGemmAvx512Turned;
 const GemmPath kGemmAvx512 = {prepare, panel};
 const GemmPath kGemmAvx512Turned = {prepare_turned, panel_turned};
+
+extern const GemmNarrowPath kGemmNarrowAvx512;
+const GemmNarrowPath kGemmNarrowAvx512 = {nullptr, panel_narrow};
 
 }  // namespace hone::cpu

@@ -4,10 +4,6 @@
 constexpr int64_t kWordElems = 1;
 [[maybe_unused]] constexpr int kMaxPieces = 2;
 
-// As in gemm_pairs.inl.
-struct SecondProduct {
-  int x, w;
-};
 constexpr int kSecondParts = 1, kSecondProducts = 1;
 constexpr SecondProduct kSecond[kSecondProducts] = {{0, 0}};
 

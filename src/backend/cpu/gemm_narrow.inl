@@ -6,18 +6,30 @@ constexpr int kNarrowRows = kLanes == 16 ? 8 : 4;  // columns of the narrow side
 constexpr int64_t kNarrowBlock = 32;               // rows of both sides
 
 // sums[R][sums_stride] (+)= narrowᵀ wide over rows, for R columns of narrow and 2 kLanes of wide.
-// ahead: rows of wide so far behind are fetched.
+// What lies ahead bytes behind a row of wide is fetched.
+struct NarrowTile {
+  const float* narrow;
+  int64_t narrow_stride;
+  const char* wide;
+  int64_t wide_stride, ahead;
+  GemmElem type;  // of wide
+  int64_t rows;
+  float* sums;
+  int64_t sums_stride;
+  bool go_on;
+};
 template <int R>
-void multiply_narrow(const float* narrow, int64_t narrow_stride, const char* wide,
-                     int64_t wide_stride, GemmElem type, int64_t rows, float* sums,
-                     int64_t sums_stride, bool go_on, int64_t ahead) {
+void multiply_narrow(const NarrowTile& tile) {
   Vec acc[R][2];
 #pragma GCC unroll 16
   for (int r = 0; r < R; ++r) {
-    acc[r][0] = go_on ? load(sums + r * sums_stride) : zero();
-    acc[r][1] = go_on ? load(sums + r * sums_stride + kLanes) : zero();
+    acc[r][0] = tile.go_on ? load(tile.sums + r * tile.sums_stride) : zero();
+    acc[r][1] = tile.go_on ? load(tile.sums + r * tile.sums_stride + kLanes) : zero();
   }
-  const int64_t half = kLanes * elem_bytes(type);
+  const int64_t half = kLanes * elem_bytes(tile.type), narrow_stride = tile.narrow_stride,
+                wide_stride = tile.wide_stride, ahead = tile.ahead, rows = tile.rows;
+  const float* narrow = tile.narrow;
+  const char* wide = tile.wide;
   const auto run = [&](auto expand_one) __attribute__((always_inline)) {
     for (int64_t t = 0; t < rows; ++t) {
       const char* w = wide + t * wide_stride;
@@ -31,7 +43,7 @@ void multiply_narrow(const float* narrow, int64_t narrow_stride, const char* wid
       }
     }
   };
-  if (type == GemmElem::bf16) {
+  if (tile.type == GemmElem::bf16) {
     run([](const char* p) __attribute__((always_inline)) { return expand_bf16(p); });
   } else {
     run([](const char* p)
@@ -39,13 +51,12 @@ void multiply_narrow(const float* narrow, int64_t narrow_stride, const char* wid
   }
 #pragma GCC unroll 16
   for (int r = 0; r < R; ++r) {
-    store(sums + r * sums_stride, acc[r][0]);
-    store(sums + r * sums_stride + kLanes, acc[r][1]);
+    store(tile.sums + r * tile.sums_stride, acc[r][0]);
+    store(tile.sums + r * tile.sums_stride + kLanes, acc[r][1]);
   }
 }
 
-using MultiplyNarrow = void (*)(const float*, int64_t, const char*, int64_t, GemmElem, int64_t,
-                                float*, int64_t, bool, int64_t);
+using MultiplyNarrow = void (*)(const NarrowTile&);
 struct NarrowRows {
   MultiplyNarrow of[kNarrowRows];  // r columns: of[r - 1]
 };
@@ -115,13 +126,25 @@ void panel_narrow(const GemmNarrowJob* job, const void*, int64_t w0, int64_t col
     }
     for (int64_t r = 0; r < job->r; r += kNarrowRows) {
       const auto multiply = kNarrow.of[min_of<int64_t>(kNarrowRows, job->r - r) - 1];
-      const int64_t ahead = r == 0 && t + rows < job->t ? kNarrowBlock * wide.stride : 0;
-      for (int64_t w = 0; w < whole; w += kCols)
-        multiply(narrow + r, narrow_stride, at(wide, t, w0 + w), wide.stride, wide.type, rows,
-                 sums + r * stride + w, stride, t > 0, ahead);
-      if (whole < cols)
-        multiply(narrow + r, narrow_stride, rest, kCols * bytes, wide.type, rows,
-                 sums + r * stride + whole, stride, t > 0, 0);
+      NarrowTile tile = {.narrow = narrow + r,
+                         .narrow_stride = narrow_stride,
+                         .wide_stride = wide.stride,
+                         .ahead = r == 0 && t + rows < job->t ? kNarrowBlock * wide.stride : 0,
+                         .type = wide.type,
+                         .rows = rows,
+                         .sums_stride = stride,
+                         .go_on = t > 0};
+      for (int64_t w = 0; w < whole; w += kCols) {
+        tile.wide = at(wide, t, w0 + w);
+        tile.sums = sums + r * stride + w;
+        multiply(tile);
+      }
+      if (whole == cols) continue;
+      tile.wide = rest;
+      tile.wide_stride = kCols * bytes;
+      tile.ahead = 0;
+      tile.sums = sums + r * stride + whole;
+      multiply(tile);
     }
   }
   add_sums(*job, sums, stride, w0, cols);

@@ -5,10 +5,6 @@
 [[maybe_unused]] constexpr int64_t kWordElems = 2;
 [[maybe_unused]] constexpr int kMaxPieces = 5;
 
-// x2 w2 of fp32: which parts of them are multiplied, in order.
-struct SecondProduct {
-  int x, w;
-};
 [[maybe_unused]] constexpr int kSecondParts = 2, kSecondProducts = 3;
 [[maybe_unused]] constexpr SecondProduct kSecond[kSecondProducts] = {{0, 0}, {1, 0}, {0, 1}};
 

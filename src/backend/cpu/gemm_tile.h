@@ -92,6 +92,8 @@ constexpr int64_t kGemmWordsDepth = 1024;    // most words of a block of w
 constexpr int64_t kGemmFewRows = 32;         // of a job: so few that the reading of w counts
 constexpr int64_t kGemmWordsFewDepth = 256;  // most words of a block for so few
 constexpr int64_t kGemmWordsChunk = 1036;    // most rows of a chunk: its sums stay there too
+// Columns of an fp32 w up to which both of its bf16 parts lie in one strip.
+constexpr int64_t kGemmBothCols = 16;
 // Turned products: x is packed and w is read where it lies, for at most so many rows.
 constexpr int64_t kGemmTurnedRows = 512;
 constexpr int64_t kGemmTurnedCols = 128;  // of a panel, at most

@@ -68,15 +68,13 @@ void panel_turned(const GemmJob* job, const GemmChunk* chunk, int64_t t0, int64_
     }
     for (int64_t n = 0; n < cols; n += mr) {
       const int64_t m = min_of(mr, cols - n);
-      // the rows of w that come next
-      const bool here = n + m < cols, block = !here && !last;
-      const int64_t next_n = here ? n0 + n + m : block ? n0 : n0 + chunk->next_panel;
-      const Ahead next = rows_ahead(at(job->w, next_n,
-                                       (here    ? d
-                                        : block ? d + steps
-                                                : 0) *
-                                           kWordElems),
-                                    job->w.stride);
+      // the rows of w that come next: of this block, of the next one, of the next panel
+      int64_t next_n = n0 + n + m, next_d = d;
+      if (n + m == cols) {
+        next_n = last ? n0 + chunk->next_panel : n0;
+        next_d = last ? 0 : d + steps;
+      }
+      const Ahead next = rows_ahead(at(job->w, next_n, next_d * kWordElems), job->w.stride);
       for (int64_t s = 0; s < strips; ++s) {
         tile.runs[0] = {by_rows(at(job->w, n0 + n, d * kWordElems), job->w.stride),
                         x + (s * words + d) * kNr, steps};

@@ -25,6 +25,7 @@ inline Vec expand_f16(const void* p) {
   return _mm512_cvtph_ps(_mm256_loadu_si256(static_cast<const __m256i*>(p)));
 }
 #if defined(__AVX512BF16__)
+// Denormals become zero, as in the products.
 inline void store_bf16(void* p, Vec v) {
   _mm256_storeu_si256(static_cast<__m256i*>(p), reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(v)));
 }
@@ -246,4 +247,8 @@ struct Piece {
   int part;
   int64_t depth;
   bool second;
+};
+// x2 w2 of fp32 is the sum of kSecond, in order: such a part of x2 times such a part of w2.
+struct SecondProduct {
+  int x, w;
 };

@@ -245,13 +245,13 @@ struct PanelOfW {
   int64_t n0, cols, depth_block, pass_words;
   float* packed;  // [strips][pass_words][kNr]
   Piece pieces[kMaxPieces] = {};
-  int count = 0;  // pieces
-  int64_t both =
-      0;  // not 0: the two parts of a narrow fp32 w are columns of one strip, so far apart
+  int count = 0;
+  // not 0: the two parts of a narrow fp32 w are columns of one strip, so far apart
+  int64_t both = 0;
   // where the next pass begins
   int piece = 0;
   int64_t depth = 0;
-  bool scaled = false;
+  bool scaled = job.alpha == 1;
 
   // What a pass multiplies: words of x from the d-th of a piece with packed ones of w.
   struct Part {
@@ -265,20 +265,13 @@ struct PanelOfW {
     int64_t words;
   };
 
-  PanelOfW(const GemmJob& the_job, const GemmChunk& chunk, int64_t t0, int64_t first,
-           int64_t columns, int64_t block, float* memory)
-      : job(the_job),
-        n0(first),
-        cols(columns),
-        depth_block(block),
-        pass_words(chunk.pass_words),
-        packed(memory),
-        scaled(the_job.alpha == 1) {
+  void list(const GemmChunk& chunk, int64_t t0) {
     const int listed = list_pieces(job, chunk, t0, pieces);
     for (int p = 0; p < listed; ++p) {  // but those without depth
       if (pieces[p].depth > 0) pieces[count++] = pieces[p];
     }
-    if (kSecondParts == 2 && job.w.type == GemmElem::f32 && count == 2 && job.n <= kLanes) {
+    const bool narrow = job.w.type == GemmElem::f32 && job.n <= kGemmBothCols;
+    if (kSecondParts == 2 && narrow && count == 2) {
       both = job.n <= kLanes / 2 ? kLanes / 2 : kLanes;
       count = 1;
     }
@@ -320,8 +313,6 @@ struct PanelOfW {
     }
     return pass;
   }
-
- private:
   void pack(const Piece& p, int64_t steps, float* to) const {
     if (both != 0) return pack_both(job.w, job.w_by_depth, cols, both, depth, steps, to);
     const auto pack_words = p.w->type == GemmElem::bf16t ? pack_expanded
@@ -368,7 +359,13 @@ void panel(const GemmJob* job, const GemmChunk* chunk, int64_t t0, int64_t rows,
            int64_t cols, int64_t depth_block, void* scratch) {
   if (job->w.type == GemmElem::bf16t && job->t <= kGemmFewRows)
     return panel_expanded(*job, *chunk, t0, rows, n0, cols, static_cast<float*>(scratch));
-  PanelOfW w(*job, *chunk, t0, n0, cols, depth_block, static_cast<float*>(scratch));
+  PanelOfW w = {.job = *job,
+                .n0 = n0,
+                .cols = cols,
+                .depth_block = depth_block,
+                .pass_words = chunk->pass_words,
+                .packed = static_cast<float*>(scratch)};
+  w.list(*chunk, t0);
   const int64_t strips = w.strips();
   float* copy = w.packed + strips * chunk->pass_words * kNr;
   float* sums = copy + (depth_block + 16) * kMr;

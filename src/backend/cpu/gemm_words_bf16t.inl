@@ -54,7 +54,7 @@ void pack_expanded(const GemmMatrix& w, int, int64_t n0, int64_t cols, int64_t d
       const int64_t t = (d0 + d) / (kTileLines * kPair);
       tile_words(
           strip, tiles, t, tiles + (t + kTilesAhead) * kShortTile,
-          [&](int64_t line, int half, const Vec(&words)[kPair]) __attribute__((always_inline)) {
+          [&](int64_t line, int half, const Vec (&words)[kPair]) __attribute__((always_inline)) {
             for (int p = 0; p < kPair; ++p)
               store(to + (line * kPair + p) * kNr + half * kLanes, words[p]);
           });
@@ -87,7 +87,7 @@ void multiply_expanded(const Broadcast& x, const GemmMatrix& w, int64_t n, float
       const char* strip = first + s * kStripCols * w.stride;
       tile_words(
           strip, strip + header, t, strip + header + ahead,
-          [&](int64_t line, int half, const Vec(&words)[kPair]) __attribute__((always_inline)) {
+          [&](int64_t line, int half, const Vec (&words)[kPair]) __attribute__((always_inline)) {
 #pragma GCC unroll 16
             for (int p = 0; p < kPair; ++p) {
 #pragma GCC unroll 16
@@ -117,7 +117,7 @@ struct FusedRows {
 };
 template <int S, int... M>
 constexpr FusedRows fused_rows(std::integer_sequence<int, M...>) {
-  return {{multiply_expanded < M + 1, (M + 1) * kHalves * S <= kFusedSums ? S : 1 > ...}};
+  return {{multiply_expanded<M + 1, (M + 1) * kHalves * S <= kFusedSums ? S : 1>...}};
 }
 template <int S>
 constexpr FusedRows kFused = fused_rows<S>(std::make_integer_sequence<int, kFusedRows>());
