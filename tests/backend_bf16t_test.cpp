@@ -11,12 +11,14 @@
 #include "backend/cpu/bf16t.h"
 #include "backend/cpu/cpu.h"
 #include "core/rng.h"
+#include "support/gemm_matrix.h"
 
 namespace hone {
 namespace {
 
 using cpu::Bf16tPacker;
 using cpu::Isa;
+using test::run;
 
 std::array<uint32_t, 4> words(uint64_t seed, uint64_t i) {
   return random_words(seed, Purpose::test, 1, i);
@@ -153,26 +155,6 @@ View matrix(void* data, DType type, int64_t rows, int64_t cols, int64_t stride) 
   v.stride[0] = stride;
   v.stride[1] = 1;
   return v;
-}
-
-template <class Desc>
-Status run(const Kernel<Desc>& kernel, const Desc& desc, int threads) {
-  ThreadPool pool(threads);
-  const DeviceProps props = cpu::device_props(threads);
-  const size_t bytes = kernel.scratch_bytes ? kernel.scratch_bytes(props, desc) : 0;
-  constexpr size_t kGuard = 4096;
-  std::vector<char> scratch(bytes + 64 + kGuard, 0x5a);
-  const auto at = reinterpret_cast<uintptr_t>(scratch.data());
-  KernelCtx ctx = {};
-  ctx.pool = &pool;
-  ctx.props = &props;
-  ctx.scratch = scratch.data() + (64 - at % 64) % 64;
-  ctx.scratch_bytes = bytes;
-  const Status status = kernel.run(ctx, desc);
-  const char* end = static_cast<const char*>(ctx.scratch) + bytes;
-  EXPECT_TRUE(std::all_of(end, end + kGuard, [](char c) { return c == 0x5a; }))
-      << "a write behind the scratch";
-  return status;
 }
 
 class Bf16tPath : public testing::TestWithParam<Isa> {};
