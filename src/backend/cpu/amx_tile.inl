@@ -1,6 +1,10 @@
 // Tile instructions of AMX with the register as a template argument (those of the compiler take
-// literals only). The compiler doesn't know what memory they read and write: between them and its
-// own accesses to that memory goes a tile_fence(). Included inside an anonymous namespace.
+// literals only), or both kinds emulated. The compiler doesn't know what memory they read and write:
+// between them and its own accesses to that memory goes a tile_fence(). Included inside an anonymous
+// namespace.
+#ifdef HONE_EMULATE_AMX
+#include "backend/cpu/amx_emulated.inl"
+#else
 
 inline void tile_fence() { __asm__ volatile("" : : : "memory"); }
 template <int Tile>
@@ -25,3 +29,4 @@ template <int Sum, int A, int B>
 inline void tile_multiply() {
   __asm__ volatile("tdpbf16ps %%tmm%c2, %%tmm%c1, %%tmm%c0" : : "i"(Sum), "i"(A), "i"(B));
 }
+#endif

@@ -6,6 +6,8 @@
 namespace hone::cpu {
 namespace {
 
+#include "backend/cpu/amx_tile.inl"
+
 constexpr int kExp2Degree = 5;
 #include "backend/cpu/attention_exp2.inc"
 #include "backend/cpu/attention_vec512.inc"

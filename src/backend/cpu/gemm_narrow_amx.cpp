@@ -11,6 +11,8 @@
 
 namespace hone::cpu {
 namespace {
+#include "backend/cpu/amx_tile.inl"
+//
 #include "backend/cpu/gemm_vec.inl"
 //
 #include "backend/cpu/gemm_pairs.inl"
