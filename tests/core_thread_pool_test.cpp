@@ -1,6 +1,7 @@
 #include "core/thread_pool.h"
 
 #include <gtest/gtest.h>
+#include <sched.h>
 
 #include <atomic>
 #include <chrono>
@@ -23,6 +24,9 @@ TEST(ThreadPool, EveryTaskOnceInEveryRun) {
       std::fill(counts.begin(), counts.end(), 0);
       std::atomic<int> strangers{0};
       pool.run(n, [&](int64_t task, int worker) {
+        // every other round, long enough for the workers to come
+        const auto until = std::chrono::steady_clock::now() + std::chrono::microseconds(2);
+        while (round % 2 == 1 && std::chrono::steady_clock::now() < until) continue;
         ++counts[static_cast<size_t>(task)];
         if (worker < 0 || worker >= threads) ++strangers;
       });
@@ -51,11 +55,35 @@ TEST(ThreadPool, ErrorsReachTheCaller) {
 
 // Pools that end while their workers spin, sleep, or have never run.
 TEST(ThreadPool, EndsAtAnyMoment) {
-  for (int i = 0; i < 60; ++i) {
-    ThreadPool pool(4);
+  for (int i = 0; i < 6000; ++i) {
+    ThreadPool pool(2 + i % 3);
     if (i % 3 > 0) pool.run(5, [](int64_t, int) {});
-    if (i % 3 == 2) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    if (i % 100 == 2) std::this_thread::sleep_for(std::chrono::milliseconds(1));
   }
+}
+
+// On a machine that has other work: four threads on one core, a run that finds its workers asleep
+// or waiting for their turn must not wait for them.
+TEST(ThreadPool, DoesNotWaitForThreadsThatWait) {
+  cpu_set_t before, one;
+  ASSERT_EQ(sched_getaffinity(0, sizeof before, &before), 0);
+  CPU_ZERO(&one);
+  int cpu = 0;
+  while (!CPU_ISSET(cpu, &before)) ++cpu;
+  CPU_SET(cpu, &one);
+  ASSERT_EQ(sched_setaffinity(0, sizeof one, &one), 0);
+  {
+    ThreadPool pool(4);
+    const auto begin = std::chrono::steady_clock::now();
+    std::atomic<int64_t> sum{0};
+    for (int round = 0; round < 20000; ++round)
+      pool.run(4, [&](int64_t task, int) { sum += task; });
+    EXPECT_EQ(sum.load(), 20000 * 6);
+    const std::chrono::duration<double> took = std::chrono::steady_clock::now() - begin;
+    EXPECT_LT(took.count(), 10) << "seconds";
+    RecordProperty("milliseconds", static_cast<int>(took.count() * 1000));
+  }
+  sched_setaffinity(0, sizeof before, &before);
 }
 
 }  // namespace

@@ -12,6 +12,11 @@ namespace {
 // runs.
 constexpr int kSpins = 20000;
 
+// ThreadPool::state_: workers enter an open run by adding one, and leave it by taking it away.
+constexpr uint64_t kInside = (uint64_t{1} << 16) - 1, kOpen = uint64_t{1} << 16,
+                   kGeneration = uint64_t{1} << 17;
+constexpr uint64_t generation(uint64_t state) { return state / kGeneration; }
+
 }  // namespace
 
 ThreadPool::ThreadPool(int threads) {
@@ -21,15 +26,15 @@ ThreadPool::ThreadPool(int threads) {
 
 ThreadPool::~ThreadPool() {
   stop_.store(true);
-  announce();
+  state_.fetch_add(kGeneration);
+  wake_sleepers();
   for (auto& t : threads_) t.join();
 }
 
 // A worker counts itself as asleep before it looks at the generation for the last time, and this
 // looks for sleepers after the generation has changed: one of the two sees the other. The mutex is
 // only taken for sleepers; nobody waits for it in a run that follows soon on the last.
-void ThreadPool::announce() {
-  generation_.fetch_add(1);
+void ThreadPool::wake_sleepers() {
   if (asleep_.load() == 0) return;
   { std::lock_guard lock(mutex_); }
   wake_.notify_all();
@@ -49,20 +54,32 @@ void ThreadPool::drain(int worker) {
   }
 }
 
+// Enters the run after generation `seen`, which is then the one seen; false if it is over.
+bool ThreadPool::enter(uint64_t& seen) {
+  uint64_t state = state_.load();
+  seen = generation(state);
+  while ((state & kOpen) != 0) {
+    if (state_.compare_exchange_weak(state, state + 1)) return true;
+    seen = generation(state);
+  }
+  return false;
+}
+
 void ThreadPool::work(int worker) {
   uint64_t seen = 0;
+  const auto news = [&] { return stop_.load() || generation(state_.load()) != seen; };
   for (;;) {
-    for (int spin = 0; spin < kSpins && generation_.load() == seen; ++spin) __builtin_ia32_pause();
-    if (generation_.load() == seen) {
+    for (int spin = 0; spin < kSpins && !news(); ++spin) __builtin_ia32_pause();
+    if (!news()) {
       std::unique_lock lock(mutex_);
       asleep_.fetch_add(1);
-      wake_.wait(lock, [&] { return generation_.load() != seen; });
+      wake_.wait(lock, news);
       asleep_.fetch_sub(1);
     }
-    ++seen;  // the next run begins when all have left this one
     if (stop_.load()) return;
+    if (!enter(seen)) continue;
     drain(worker);
-    if (busy_.fetch_sub(1) == 1 && waiting_.load()) {
+    if ((state_.fetch_sub(1) & kInside) == 1 && waiting_.load()) {
       { std::lock_guard lock(mutex_); }
       done_.notify_one();
     }
@@ -79,14 +96,16 @@ void ThreadPool::run(int64_t n, FunctionRef<void(int64_t, int)> fn) {
   n_ = n;
   error_ = nullptr;
   next_.store(0, std::memory_order_relaxed);
-  busy_.store(static_cast<int>(threads_.size()), std::memory_order_relaxed);
-  announce();
+  state_.fetch_add(kGeneration + kOpen);
+  wake_sleepers();
   drain(0);
-  for (int spin = 0; spin < kSpins && busy_.load() != 0; ++spin) __builtin_ia32_pause();
-  if (busy_.load() != 0) {
+  state_.fetch_sub(kOpen);  // who has not come yet is not needed any more
+  const auto alone = [&] { return (state_.load() & kInside) == 0; };
+  for (int spin = 0; spin < kSpins && !alone(); ++spin) __builtin_ia32_pause();
+  if (!alone()) {
     std::unique_lock lock(mutex_);
     waiting_.store(true);
-    done_.wait(lock, [&] { return busy_.load() == 0; });
+    done_.wait(lock, alone);
     waiting_.store(false);
   }
   fn_ = nullptr;

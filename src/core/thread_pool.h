@@ -25,14 +25,16 @@ class ThreadPool {
   int size() const { return static_cast<int>(threads_.size()) + 1; }
 
   // Calls fn(task, worker) for each task in [0, n), worker in [0, size()); returns when all are
-  // done. Rethrows the first exception of a task after the others have stopped. Not re-entrant: a
-  // task must not call run().
+  // done. Threads that the system lets wait are not waited for: the others do their share. Rethrows
+  // the first exception of a task after the others have stopped. Not re-entrant: a task must not
+  // call run().
   void run(int64_t n, FunctionRef<void(int64_t task, int worker)> fn);
 
  private:
   void work(int worker);
   void drain(int worker);
-  void announce();
+  bool enter(uint64_t& seen);
+  void wake_sleepers();
 
   std::vector<std::thread> threads_;
   std::mutex mutex_;
@@ -40,8 +42,7 @@ class ThreadPool {
   std::condition_variable done_;
   const FunctionRef<void(int64_t, int)>* fn_ = nullptr;
   std::atomic<int64_t> next_{0};
-  std::atomic<uint64_t> generation_{0};
-  std::atomic<int> busy_{0};
+  std::atomic<uint64_t> state_{0};    // generation, whether a run is open, workers in it
   std::atomic<int> asleep_{0};        // workers at wake_
   std::atomic<bool> waiting_{false};  // run() is at done_
   std::atomic<bool> stop_{false};
