@@ -132,6 +132,44 @@ TEST_P(RolloutTest, LogprobsEqualScoresBitForBit) {
   }
 }
 
+// Prompts that begin alike share the keys of what they have in common; what is drawn is what each
+// prompt alone gives.
+TEST_P(RolloutTest, SharedPrefixesGiveTheSameBits) {
+  const test::Golden golden("qwen3");
+  for (const DType dtype : {DType::f32, DType::bf16}) {
+    io::LoadedModel model({.folder = golden.folder(), .dtype = dtype, .threads = 2});
+    model.load();
+    const std::vector<Prompt> base = prompts_for(model.config().vocab_size);
+    std::vector<Prompt> prompts;
+    for (const int common : {24, 130, 64, 24, 70, 130, 24, 1}) {
+      Prompt p{{base[7].tokens.begin(), base[7].tokens.begin() + common}, prompts.size()};
+      const Prompt& own = base[prompts.size() % 5 + 9];
+      if (common != 130) p.tokens.insert(p.tokens.end(), own.tokens.begin(), own.tokens.end());
+      prompts.push_back(p);
+    }
+    SamplingOptions o;
+    o.max_new_tokens = 40;
+    o.num_samples = 3;
+    o.stop_ids = {3, 5, 8, 13, 21, 34};  // so that sequences end at different times
+    std::vector<Completion> alone;
+    for (const Prompt& p : prompts) {
+      SamplingOptions each = o;
+      each.batch_size = 1;
+      for (Completion& c : run(model, {p}, each)) alone.push_back(c);
+    }
+    for (const int batch : {1, 2, 5, 24}) {
+      o.batch_size = batch;
+      o.prefill_tokens = batch == 5 ? 16 : 2048;
+      const std::vector<Completion> done = run(model, prompts, o);
+      ASSERT_EQ(done.size(), alone.size());
+      for (size_t i = 0; i < done.size(); ++i) {
+        EXPECT_EQ(done[i].tokens, alone[i].tokens) << i << " batch " << batch;
+        EXPECT_EQ(done[i].logprobs, alone[i].logprobs) << i << " batch " << batch;
+      }
+    }
+  }
+}
+
 // A model whose weights fit Format::bf16t, in a folder of its own.
 std::filesystem::path even_model(DType dtype) {
   const std::filesystem::path folder =

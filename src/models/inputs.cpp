@@ -90,7 +90,8 @@ StreamInputs make_inputs(Context& ctx, const ModelConfig& config, const Stream& 
 }
 
 StreamInputs make_cached_inputs(Context& ctx, const ModelConfig& config, const Stream& stream,
-                                const std::vector<std::vector<int32_t>>& pages, KvCache& cache) {
+                                std::span<const std::span<const CacheBlock>> blocks,
+                                KvCache& cache) {
   StreamInputs in;
   upload_stream(ctx, config, stream, in);
   in.cache = &cache;
@@ -100,14 +101,17 @@ StreamInputs make_cached_inputs(Context& ctx, const ModelConfig& config, const S
     const Segment& s = stream.segments[i];
     first.push_back(in.plan.blocks.size());
     const int32_t keys = s.pos0 + s.len;
-    HONE_CHECK(static_cast<int64_t>(pages[i].size()) * kKeyBlock >= keys);
+    HONE_CHECK(static_cast<int64_t>(blocks[i].size()) * kKeyBlock >= keys);
     for (int32_t b = 0; b * kKeyBlock < keys; ++b) {
-      in.plan.blocks.push_back({.row = cache.row(pages[i][static_cast<size_t>(b)], 0)});
+      const CacheBlock& block = blocks[i][static_cast<size_t>(b)];
+      KeyBlock k{.row = cache.row(block.page, 0), .split = block.split};
+      if (block.split < kKeyBlock) k.row_after = cache.row(block.after, block.split);
+      in.plan.blocks.push_back(k);
     }
     for (int32_t t = 0; t < s.len; ++t) {
       const int32_t position = s.pos0 + t;
-      rows[static_cast<size_t>(s.begin + t)] =
-          cache.row(pages[i][static_cast<size_t>(position / kKeyBlock)], position);
+      const CacheBlock& block = blocks[i][static_cast<size_t>(position / kKeyBlock)];
+      rows[static_cast<size_t>(s.begin + t)] = cache.row(block.page_of(position), position);
     }
   }
   in.cache_rows = upload(ctx, std::span<const int32_t>(rows));

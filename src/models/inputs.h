@@ -1,6 +1,9 @@
 // A packed stream as a model takes it: device copies, attention plan, rotary table.
 #pragma once
 
+#include <span>
+#include <vector>
+
 #include "exec/context.h"
 #include "exec/stream.h"
 #include "models/config.h"
@@ -16,6 +19,15 @@ struct KvCache {
   int32_t row(int32_t page, int32_t position) const {
     return page * static_cast<int32_t>(heads * kKeyBlock) + position % kKeyBlock;
   }
+};
+
+// Where a sequence's 64 keys of one block lie: the first `split` of them on `page`, the others in
+// their places on `after` (sequences with a common prefix share what holds it).
+struct CacheBlock {
+  int32_t page = -1;
+  int32_t split = kKeyBlock;
+  int32_t after = -1;
+  int32_t page_of(int32_t position) const { return position % kKeyBlock < split ? page : after; }
 };
 
 struct StreamInputs {
@@ -36,10 +48,12 @@ struct StreamInputs {
 // The plan of a stream whose segments attend to themselves only.
 StreamInputs make_inputs(Context& ctx, const ModelConfig& config, const Stream& stream);
 
-// The plan of a stream whose segments continue sequences held in a cache: segment i's keys lie on
-// pages[i], in order, and include the stream's own tokens (pos0 + len keys).
+// The plan of a stream whose segments continue sequences held in a cache: segment i's keys lie in
+// blocks[i], in order, and include the stream's own tokens (pos0 + len keys). Keys before pos0 may
+// be those of another segment of this stream.
 StreamInputs make_cached_inputs(Context& ctx, const ModelConfig& config, const Stream& stream,
-                                const std::vector<std::vector<int32_t>>& pages, KvCache& cache);
+                                std::span<const std::span<const CacheBlock>> blocks,
+                                KvCache& cache);
 
 // 1 / theta^(2i/d) in fp32 as transformers computes it, with the config's scaling.
 std::vector<float> rope_inv_freq(const ModelConfig& config);

@@ -157,7 +157,11 @@ Plan run_plan(const train::SftOptions& o, int64_t tokens, bool recompute) {
       const int64_t longest = train::effective_max_length(o, model.config()) - 1;
       const rollout::Prompt prompt{
           .tokens = std::vector<int32_t>(static_cast<size_t>(longest + o.eval_max_new_tokens - 1))};
-      const std::vector<rollout::Prompt> prompts(static_cast<size_t>(o.eval_samples), prompt);
+      std::vector<rollout::Prompt> prompts(static_cast<size_t>(o.eval_samples), prompt);
+      // nothing in common
+      for (size_t i = 0; i < prompts.size(); ++i)
+        prompts[i].tokens[0] =
+            static_cast<int32_t>(i % static_cast<size_t>(model.config().vocab_size));
       measure("answers", [&] {
         rollout::generate(ctx, model.decoder(), prompts, sampling,
                           [](const rollout::Completion&) {});

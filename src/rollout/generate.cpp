@@ -5,6 +5,7 @@
 #include <map>
 
 #include "core/rng.h"
+#include "rollout/key_tables.h"
 
 namespace hone::rollout {
 namespace {
@@ -14,10 +15,10 @@ struct Running {
   size_t order = 0;  // of its completion: prompt * num_samples + sample
   const Prompt* prompt = nullptr;
   int sample = 0;
-  int64_t done = 0;             // tokens whose keys are in the cache
+  int64_t done = 0;             // tokens whose keys are in the cache, or will be first in a pass
   std::vector<int32_t> tokens;  // drawn
   std::vector<float> logprobs;
-  std::vector<int32_t> pages;
+  KeyTable keys;
 
   int64_t prompt_len() const { return static_cast<int64_t>(prompt->tokens.size()); }
   int64_t size() const { return prompt_len() + static_cast<int64_t>(tokens.size()); }
@@ -26,29 +27,6 @@ struct Running {
                             : tokens[static_cast<size_t>(i - prompt_len())];
   }
 };
-
-// Pages of the cache: handed out lowest first, given back when a sequence ends.
-class Pages {
- public:
-  explicit Pages(int64_t count) {
-    for (int64_t p = count - 1; p >= 0; --p) free_.push_back(static_cast<int32_t>(p));
-  }
-  int32_t take() {
-    HONE_CHECK(!free_.empty());
-    const int32_t p = free_.back();
-    free_.pop_back();
-    return p;
-  }
-  void give(const std::vector<int32_t>& pages) {
-    free_.insert(free_.end(), pages.rbegin(), pages.rend());
-  }
-  int64_t left() const { return static_cast<int64_t>(free_.size()); }
-
- private:
-  std::vector<int32_t> free_;
-};
-
-int64_t pages_for(int64_t keys) { return (keys + kKeyBlock - 1) / kKeyBlock; }
 
 class Engine {
  public:
@@ -70,31 +48,35 @@ class Engine {
     }
     // Room for batch_size sequences of the greatest length, so that a sequence once started always
     // finishes.
-    const int64_t each = pages_for(longest + o_.max_new_tokens);
-    const auto lanes =
-        static_cast<int64_t>(std::min<size_t>(static_cast<size_t>(o_.batch_size), total));
-    cache_ = models::make_cache(ctx_, decoder_.config(), each * lanes);
-    Pages pages(each * lanes);
+    const size_t lanes = std::min<size_t>(static_cast<size_t>(o_.batch_size), total);
+    const int64_t pages = KeyTables::pages_needed(
+        static_cast<int64_t>(lanes), static_cast<int64_t>(total), longest + o_.max_new_tokens);
+    cache_ = models::make_cache(ctx_, decoder_.config(), pages);
+    KeyTables tables(pages);
     size_t next = 0;
     while (next < total || !running_.empty()) {
-      while (static_cast<int64_t>(running_.size()) < lanes && next < total) {
-        Running r;
-        r.order = next;
-        r.prompt = &prompts_[next / static_cast<size_t>(o_.num_samples)];
-        r.sample = static_cast<int>(next % static_cast<size_t>(o_.num_samples));
-        running_.push_back(std::move(r));
-        ++next;
-      }
-      step(pages);
+      for (; running_.size() < lanes && next < total; ++next) start(next, tables);
+      step(tables);
     }
   }
 
  private:
+  void start(size_t order, KeyTables& tables) {
+    std::vector<const KeyTable*> tables_now;
+    for (const Running& r : running_) tables_now.push_back(&r.keys);
+    Running r;
+    r.order = order;
+    r.prompt = &prompts_[order / static_cast<size_t>(o_.num_samples)];
+    r.sample = static_cast<int>(order % static_cast<size_t>(o_.num_samples));
+    r.done = tables.begin(r.keys, r.prompt->tokens, tables_now);
+    running_.push_back(std::move(r));
+  }
+
   // One pass: up to prefill_tokens of unread tokens, oldest sequence first; then one draw for each
   // sequence that is read to its end.
-  void step(Pages& pages) {
+  void step(KeyTables& tables) {
     Stream stream;
-    std::vector<std::vector<int32_t>> segment_pages;
+    std::vector<std::span<const models::CacheBlock>> blocks;
     std::vector<Running*> drawn;
     std::vector<int32_t> rows;
     int64_t budget = std::max<int64_t>(o_.prefill_tokens, static_cast<int64_t>(running_.size()));
@@ -102,15 +84,14 @@ class Engine {
       const int64_t n = std::min(budget, r.size() - r.done);
       if (n <= 0) continue;
       budget -= n;
-      while (static_cast<int64_t>(r.pages.size()) < pages_for(r.done + n))
-        r.pages.push_back(pages.take());
+      tables.grow(r.keys, r.done + n);
       Segment s;
       s.begin = static_cast<int32_t>(stream.tokens.size());
       s.len = static_cast<int32_t>(n);
       s.pos0 = static_cast<int32_t>(r.done);
       s.key = r.prompt->key;
       stream.segments.push_back(s);
-      segment_pages.push_back(r.pages);
+      blocks.emplace_back(r.keys.blocks);
       for (int64_t i = r.done; i < r.done + n; ++i) {
         stream.tokens.push_back(r.token(i));
         stream.positions.push_back(static_cast<int32_t>(i));
@@ -122,14 +103,14 @@ class Engine {
       }
     }
     const models::StreamInputs inputs =
-        models::make_cached_inputs(ctx_, decoder_.config(), stream, segment_pages, cache_);
+        models::make_cached_inputs(ctx_, decoder_.config(), stream, blocks, cache_);
     const Tensor x = decoder_.forward(ctx_, inputs);
     if (drawn.empty()) return;
     const Tensor selected = upload(ctx_, std::span<const int32_t>(rows));
     const ops::Logits out =
         ops::head_logits(ctx_, decoder_.head_weight(), decoder_.final_rows(ctx_, x, selected));
     draw_all(drawn, out);
-    finish(pages);
+    finish(tables);
   }
 
   // Row i of out decides the next token of drawn[i].
@@ -164,7 +145,7 @@ class Engine {
   }
 
   // Takes ended sequences out, and hands over completions in order.
-  void finish(Pages& pages) {
+  void finish(KeyTables& tables) {
     for (auto it = running_.begin(); it != running_.end();) {
       const bool stopped = !it->tokens.empty() && stops(it->tokens.back());
       if (!stopped && static_cast<int64_t>(it->tokens.size()) < o_.max_new_tokens) {
@@ -176,7 +157,7 @@ class Engine {
                               .tokens = std::move(it->tokens),
                               .logprobs = std::move(it->logprobs),
                               .finish_reason = stopped ? "stop" : "length"};
-      pages.give(it->pages);
+      tables.end(std::move(it->keys));
       it = running_.erase(it);
     }
     while (!finished_.empty() && finished_.begin()->first == handed_over_) {
