@@ -291,30 +291,5 @@ TEST(Rollout, StoriesAsPublished) {
   }
 }
 
-TEST(Rollout, Sampling) {
-  const std::vector<float> logits = {1.0f, 3.0f, 2.0f, 3.0f, -1.0f};
-  SamplingOptions o;
-  o.temperature = 0;
-  EXPECT_EQ(rollout::draw(logits, o, 0.9), 1);  // ties to the lowest id
-  o.temperature = 1;
-  o.top_k = 2;
-  for (int i = 0; i < 50; ++i) {
-    const int32_t t = rollout::draw(logits, o, i / 50.0);
-    EXPECT_EQ(t, i < 25 ? 1 : 3);
-  }
-  o.top_k = 0;
-  o.top_p = 0.5;  // 1 and 3 have 0.415 each: both are needed
-  for (int i = 0; i < 50; ++i) EXPECT_TRUE(rollout::draw(logits, o, i / 50.0) % 2 == 1);
-  // Frequencies follow the distribution at a temperature.
-  o.top_p = 1;
-  o.temperature = 2;
-  std::vector<double> count(5), p(5);
-  const int n = 20000;
-  for (int i = 0; i < n; ++i) ++count[static_cast<size_t>(rollout::draw(logits, o, (i + 0.5) / n))];
-  double total = 0;
-  for (size_t i = 0; i < 5; ++i) total += p[i] = std::exp(logits[i] / 2);
-  for (size_t i = 0; i < 5; ++i) EXPECT_NEAR(count[i] / n, p[i] / total, 1.0 / n);
-}
-
 }  // namespace
 }  // namespace hone

@@ -49,8 +49,10 @@ void generate(Context& ctx, const models::Decoder& decoder, std::span<const Prom
               const SamplingOptions& options, const std::function<void(const Completion&)>& done,
               const std::function<void(int32_t)>& token = {});
 
-// Draws from the logits [V] of one row: temperature, then top_k, then top_p, then the draw with
-// uniform u in [0, 1).
+// Draws from the logits [V] of one row with uniform u in [0, 1): of the top_k largest, of these the
+// fewest largest that have top_p of the probability at that temperature (lower ids first among
+// equals, one at least), the first in ascending order where the running sum passes u.
+// Probabilities are in fp32, their sums in fp64.
 int32_t draw(std::span<const float> logits, const SamplingOptions& options, double u);
 
 }  // namespace hone::rollout
