@@ -49,15 +49,8 @@ std::vector<double> logits(io::LoadedModel& model, const std::vector<int32_t>& t
   Stream stream;
   stream.append(tokens, 0);
   const models::StreamInputs inputs = models::make_inputs(ctx, model.config(), stream);
-  const Tensor x = model.decoder().forward(ctx, inputs);
-  std::vector<int32_t> rows(tokens.size());
-  for (size_t i = 0; i < rows.size(); ++i) rows[i] = static_cast<int32_t>(i);
-  const Tensor all = upload(ctx, std::span<const int32_t>(rows));
-  return read(
-      ctx,
-      ops::head_logits(ctx, model.decoder().head_weight(), model.decoder().final_rows(ctx, x, all))
-          .logits,
-      0);
+  const Tensor hidden = model.decoder().forward(ctx, inputs);
+  return read(ctx, ops::head_logits(ctx, model.decoder().head_weight(), hidden).logits, 0);
 }
 
 int64_t trained_tokens(const std::vector<data::Sample>& samples) {
@@ -219,6 +212,40 @@ TEST_P(GoldenTest, RecomputeIsBitEqual) {
             << keep.model->params().spec(id).name;
       }
     }
+  }
+}
+
+// The last block computes only the rows that are wanted, with the bits and the dropout that all
+// rows have.
+TEST_P(GoldenTest, WantedRowsHaveTheSameBits) {
+  const Golden golden(GetParam().family);
+  for (const DType dtype : {DType::f32, DType::bf16}) {
+    io::LoadedModel model({.folder = golden.folder(), .dtype = dtype, .threads = 2});
+    for (nn::Linear* linear : model.load_adapter(golden.folder() / "lora", true))
+      linear->params.lora->dropout = 0.3;
+    model.load();
+    Context ctx = model.context();
+    ctx.training = true;
+    Stream stream;
+    stream.append(golden.tokens("seq.0.tokens"), 1);
+    stream.append(golden.tokens("seq.1.tokens"), 2);
+    const auto hidden = [&](std::span<const int32_t> wanted) {
+      return read(
+          ctx,
+          model.decoder().forward(ctx, models::make_inputs(ctx, model.config(), stream, wanted)),
+          0);
+    };
+    const std::vector<double> all = hidden({});
+    const std::vector<int32_t> rows = {3, 0, static_cast<int32_t>(stream.size()) - 1, 5};
+    const std::vector<double> some = hidden(rows);
+    const auto width = static_cast<size_t>(model.config().hidden_size);
+    ASSERT_EQ(some.size(), rows.size() * width);
+    for (size_t r = 0; r < rows.size(); ++r) {
+      for (size_t i = 0; i < width; ++i)
+        ASSERT_EQ(some[r * width + i], all[static_cast<size_t>(rows[r]) * width + i]);
+    }
+    ctx.training = false;
+    EXPECT_NE(hidden({}), all);
   }
 }
 

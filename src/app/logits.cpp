@@ -21,7 +21,7 @@ void for_each_logits(Context& ctx, const models::Decoder& decoder,
   Stream stream;
   stream.append(tokens, 0);
   const models::StreamInputs inputs = models::make_inputs(c, decoder.config(), stream);
-  const Tensor x = decoder.forward(c, inputs);
+  const Tensor hidden = decoder.forward(c, inputs);
   const auto total = static_cast<int64_t>(tokens.size());
   const int64_t chunk = std::max<int64_t>(1, kValuesAtOnce / decoder.config().vocab_size);
   std::vector<float> values;
@@ -30,7 +30,7 @@ void for_each_logits(Context& ctx, const models::Decoder& decoder,
     std::iota(rows.begin(), rows.end(), static_cast<int32_t>(first));
     const Tensor selected = upload(c, std::span<const int32_t>(rows));
     const ops::Logits out =
-        ops::head_logits(c, decoder.head_weight(), decoder.final_rows(c, x, selected));
+        ops::head_logits(c, decoder.head_weight(), ops::gather_rows(c, hidden, selected));
     const std::vector<double> read_back = read(c, out.logits, 0);
     values.assign(read_back.begin(), read_back.end());
     fn(first, values);

@@ -101,16 +101,20 @@ Tensor Decoder::block(Context& ctx, const Block& b, int layer, const StreamInput
     a = ops::attention(ctx, layout_, in.plan, qkv);
   }
   qkv = Tensor();
-  const Tensor x1 = ops::linear(ctx, {&b.o.params, 1}, a, x, in.row_ids);
+  const bool some = in.wanted.defined() && layer + 1 == config_.num_hidden_layers;
+  const Tensor& row_ids = some ? in.wanted_ids : in.row_ids;
+  if (some) a = ops::gather_rows(ctx, a, in.wanted);
+  const Tensor x1 = ops::linear(ctx, {&b.o.params, 1}, a,
+                                some ? ops::gather_rows(ctx, x, in.wanted) : x, row_ids);
   a = Tensor();
   const ops::LinearParams gate_up_parts[] = {b.gate.params, b.up.params};
   Tensor h;
   {
     const Tensor n = ops::rms_norm(ctx, b.post_norm, eps, x1, "norm2");
-    const Tensor gate_up = ops::linear(ctx, gate_up_parts, n, {}, in.row_ids);
+    const Tensor gate_up = ops::linear(ctx, gate_up_parts, n, {}, row_ids);
     h = ops::swiglu(ctx, gate_up);
   }
-  return ops::linear(ctx, {&b.down.params, 1}, h, x1, in.row_ids, /*last=*/true);
+  return ops::linear(ctx, {&b.down.params, 1}, h, x1, row_ids, /*last=*/true);
 }
 
 Tensor Decoder::forward(Context& ctx, const StreamInputs& inputs) const {
@@ -120,11 +124,7 @@ Tensor Decoder::forward(Context& ctx, const StreamInputs& inputs) const {
       return block(c, blocks_[i], static_cast<int>(i), *in, x);
     });
   }
-  return x;
-}
-
-Tensor Decoder::final_rows(Context& ctx, const Tensor& x, const Tensor& rows) const {
-  return ops::rms_norm(ctx, norm_, config_.rms_norm_eps, ops::gather_rows(ctx, x, rows), "norm");
+  return ops::rms_norm(ctx, norm_, config_.rms_norm_eps, x, "norm");
 }
 
 KvCache make_cache(Context& ctx, const ModelConfig& c, int64_t pages) {

@@ -30,11 +30,10 @@ class Decoder {
   ParamId head_weight() const { return head_; }
   ParamId embedding() const { return embed_; }
 
-  // Hidden states [T, D] before the final norm. inputs must outlive the tape.
+  // Hidden states behind the final norm, ready for the head, of the rows that inputs wants: [R, D],
+  // in their order. The last block computes no others' behind its attention. inputs must outlive
+  // the tape.
   Tensor forward(Context& ctx, const StreamInputs& inputs) const;
-
-  // Final norm of selected rows [R] i32, ready for the head: [R, D].
-  Tensor final_rows(Context& ctx, const Tensor& x, const Tensor& rows) const;
 
  private:
   Tensor block(Context& ctx, const Block& b, int layer, const StreamInputs& in,

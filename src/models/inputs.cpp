@@ -9,7 +9,7 @@ namespace hone::models {
 namespace {
 
 void upload_stream(Context& ctx, const ModelConfig& config, const Stream& stream,
-                   StreamInputs& in) {
+                   std::span<const int32_t> wanted, StreamInputs& in) {
   in.tokens = upload(ctx, std::span<const int32_t>(stream.tokens));
   const Tensor positions = upload(ctx, std::span<const int32_t>(stream.positions));
   const std::vector<float> freq = rope_inv_freq(config);
@@ -19,6 +19,7 @@ void upload_stream(Context& ctx, const ModelConfig& config, const Stream& stream
          RopeTableDesc{
              .positions = positions.view(), .inv_freq = inv_freq.view(), .table = in.rope.view()},
          "rope_table");
+  if (!wanted.empty()) in.wanted = upload(ctx, wanted);
   if (!ctx.training) return;
   std::vector<int64_t> ids(stream.tokens.size());
   for (const Segment& s : stream.segments) {
@@ -31,6 +32,9 @@ void upload_stream(Context& ctx, const ModelConfig& config, const Stream& stream
     }
   }
   in.row_ids = upload(ctx, std::span<const int64_t>(ids));
+  std::vector<int64_t> wanted_ids;
+  for (const int32_t row : wanted) wanted_ids.push_back(ids[static_cast<size_t>(row)]);
+  if (!wanted.empty()) in.wanted_ids = upload(ctx, std::span<const int64_t>(wanted_ids));
 }
 
 // Blocks are added for all segments first: segments point into the finished vector.
@@ -75,9 +79,10 @@ std::vector<float> rope_inv_freq(const ModelConfig& config) {
   return f;
 }
 
-StreamInputs make_inputs(Context& ctx, const ModelConfig& config, const Stream& stream) {
+StreamInputs make_inputs(Context& ctx, const ModelConfig& config, const Stream& stream,
+                         std::span<const int32_t> wanted) {
   StreamInputs in;
-  upload_stream(ctx, config, stream, in);
+  upload_stream(ctx, config, stream, wanted, in);
   std::vector<size_t> first;
   for (const Segment& s : stream.segments) {
     HONE_CHECK(s.parent == -1 && s.pos0 == 0, "a stream without a cache holds whole sequences");
@@ -90,10 +95,10 @@ StreamInputs make_inputs(Context& ctx, const ModelConfig& config, const Stream& 
 }
 
 StreamInputs make_cached_inputs(Context& ctx, const ModelConfig& config, const Stream& stream,
-                                std::span<const std::span<const CacheBlock>> blocks,
-                                KvCache& cache) {
+                                std::span<const std::span<const CacheBlock>> blocks, KvCache& cache,
+                                std::span<const int32_t> wanted) {
   StreamInputs in;
-  upload_stream(ctx, config, stream, in);
+  upload_stream(ctx, config, stream, wanted, in);
   in.cache = &cache;
   std::vector<size_t> first;
   std::vector<int32_t> rows(stream.tokens.size());

@@ -31,9 +31,11 @@ struct CacheBlock {
 };
 
 struct StreamInputs {
-  Tensor tokens;   // [T] i32
-  Tensor rope;     // [T, head_dim] f32
-  Tensor row_ids;  // [T] i64, identities of (sample, step, position) for dropout
+  Tensor tokens;      // [T] i32
+  Tensor rope;        // [T, head_dim] f32
+  Tensor row_ids;     // [T] i64, identities of (sample, step, position) for dropout
+  Tensor wanted;      // [R] i32: rows whose hidden states are wanted; undefined: all
+  Tensor wanted_ids;  // [R] i64: their row_ids
   ops::AttentionPlan plan;
   Tensor cache_rows;  // [T] i32: row of the cache each token's key and value go to; undefined
                       // without a cache
@@ -45,15 +47,17 @@ struct StreamInputs {
   StreamInputs& operator=(StreamInputs&&) = default;
 };
 
-// The plan of a stream whose segments attend to themselves only.
-StreamInputs make_inputs(Context& ctx, const ModelConfig& config, const Stream& stream);
+// The plan of a stream whose segments attend to themselves only. wanted: distinct rows, at least
+// one; none: all.
+StreamInputs make_inputs(Context& ctx, const ModelConfig& config, const Stream& stream,
+                         std::span<const int32_t> wanted = {});
 
 // The plan of a stream whose segments continue sequences held in a cache: segment i's keys lie in
 // blocks[i], in order, and include the stream's own tokens (pos0 + len keys). Keys before pos0 may
 // be those of another segment of this stream.
 StreamInputs make_cached_inputs(Context& ctx, const ModelConfig& config, const Stream& stream,
-                                std::span<const std::span<const CacheBlock>> blocks,
-                                KvCache& cache);
+                                std::span<const std::span<const CacheBlock>> blocks, KvCache& cache,
+                                std::span<const int32_t> wanted);
 
 // 1 / theta^(2i/d) in fp32 as transformers computes it, with the config's scaling.
 std::vector<float> rope_inv_freq(const ModelConfig& config);

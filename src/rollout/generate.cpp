@@ -102,13 +102,12 @@ class Engine {
         rows.push_back(static_cast<int32_t>(stream.tokens.size()) - 1);
       }
     }
+    if (drawn.empty()) rows = {stream.segments.back().begin};  // keys and values alone matter
     const models::StreamInputs inputs =
-        models::make_cached_inputs(ctx_, decoder_.config(), stream, blocks, cache_);
-    const Tensor x = decoder_.forward(ctx_, inputs);
+        models::make_cached_inputs(ctx_, decoder_.config(), stream, blocks, cache_, rows);
+    const Tensor hidden = decoder_.forward(ctx_, inputs);
     if (drawn.empty()) return;
-    const Tensor selected = upload(ctx_, std::span<const int32_t>(rows));
-    const ops::Logits out =
-        ops::head_logits(ctx_, decoder_.head_weight(), decoder_.final_rows(ctx_, x, selected));
+    const ops::Logits out = ops::head_logits(ctx_, decoder_.head_weight(), hidden);
     draw_all(drawn, out);
     finish(tables);
   }

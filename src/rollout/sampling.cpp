@@ -46,7 +46,7 @@ int32_t argmax(std::span<const float> logits) {
 }
 
 // 2^x for x <= 0, to a relative error of 2e-7; 0 below -126 and for NaN.
-Lanes exp2_of(Lanes x) {
+inline Lanes exp2_of(Lanes x) {
   const Ints in_range = x >= -126.0f;
   x = reinterpret_cast<Lanes>(reinterpret_cast<Ints>(x) & in_range);
   constexpr float kShift = 12582912.0f;  // 1.5 * 2^23: the sum's last bits are the nearest integer

@@ -33,9 +33,9 @@ void add_metrics(StepResult& total, const loss::ObjectiveResult& part) {
 loss::ObjectiveResult run_micro_batch(Context& ctx, const models::Decoder& decoder,
                                       const loss::Objective& objective, const data::MicroBatch& mb,
                                       int64_t step_tokens) {
-  const models::StreamInputs inputs = models::make_inputs(ctx, decoder.config(), mb.stream);
-  Tensor x = decoder.forward(ctx, inputs);
-  const Tensor rows = upload(ctx, std::span<const int32_t>(mb.rows));
+  const models::StreamInputs inputs =
+      models::make_inputs(ctx, decoder.config(), mb.stream, mb.rows);
+  Tensor hidden = decoder.forward(ctx, inputs);
   const Tensor targets = upload(ctx, std::span<const int32_t>(mb.targets));
   const std::vector<loss::SampleRange> ranges = sample_ranges(mb);
   loss::ObjectiveInput input{.samples = ranges, .logprob = {}, .step_tokens = step_tokens};
@@ -46,9 +46,9 @@ loss::ObjectiveResult run_micro_batch(Context& ctx, const models::Decoder& decod
       head.dlogprob = upload(ctx, std::span<const float>(*known));
     }
   }
-  const ops::TokenLogprobs out = ops::token_logprobs(
-      ctx, decoder.head_weight(), decoder.final_rows(ctx, x, rows), targets, head);
-  x = Tensor();  // backward needs the blocks' inputs, not this output
+  const ops::TokenLogprobs out =
+      ops::token_logprobs(ctx, decoder.head_weight(), hidden, targets, head);
+  hidden = Tensor();  // the tape keeps what backward needs
   const std::vector<double> logprob = read(ctx, out.logprob, -1.0);
   input.logprob = logprob;
   loss::ObjectiveResult result = objective.evaluate(input);
@@ -97,15 +97,10 @@ std::vector<double> score(Context& ctx, const models::Decoder& decoder,
   Context c = ctx;
   c.tape = nullptr;
   c.training = false;
-  const models::StreamInputs inputs = models::make_inputs(c, decoder.config(), mb.stream);
-  const Tensor x = decoder.forward(c, inputs);
-  const Tensor rows = upload(c, std::span<const int32_t>(mb.rows));
+  const models::StreamInputs inputs = models::make_inputs(c, decoder.config(), mb.stream, mb.rows);
+  const Tensor hidden = decoder.forward(c, inputs);
   const Tensor targets = upload(c, std::span<const int32_t>(mb.targets));
-  return read(
-      c,
-      ops::token_logprobs(c, decoder.head_weight(), decoder.final_rows(c, x, rows), targets, {})
-          .logprob,
-      -1.0);
+  return read(c, ops::token_logprobs(c, decoder.head_weight(), hidden, targets, {}).logprob, -1.0);
 }
 
 void zero_gradients(Context& ctx) {
