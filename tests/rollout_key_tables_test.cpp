@@ -50,9 +50,9 @@ TEST(KeyTables, TheSamePromptIsComputedButForItsLastToken) {
     EXPECT_EQ(tables.begin(b, p, one), n - 1);
     const KeyTable* two[] = {&a, &b};
     EXPECT_EQ(tables.begin(c, p, two), n - 1);
-    tables.end(std::move(a));
-    tables.end(std::move(b));
-    tables.end(std::move(c));
+    tables.end(std::move(a), p);
+    tables.end(std::move(b), p);
+    tables.end(std::move(c), p);
     KeyTable d;  // from those that have ended
     EXPECT_EQ(tables.begin(d, p, {}), n - 1);
   }
@@ -63,7 +63,7 @@ TEST(KeyTables, TheSamePromptIsComputedButForItsLastToken) {
 TEST(KeyTables, GroupsUnderOneSystemPrompt) {
   const Tokens first = prompt(90, 24, 1, 1), second = prompt(100, 24, 1, 2);
   std::list<KeyTable> all;
-  KeyTables tables(KeyTables::pages_needed(8, 8, 120));
+  KeyTables tables(KeyTables::pages_needed(8, 120, true));
   for (int i = 0; i < 8; ++i) {
     std::vector<const KeyTable*> running;
     for (const KeyTable& t : all) running.push_back(&t);
@@ -72,16 +72,31 @@ TEST(KeyTables, GroupsUnderOneSystemPrompt) {
   }
 }
 
+// The next turn of a conversation: the last one's prompt and answer are there.
+TEST(KeyTables, AnswersAreThereForTheNextTurn) {
+  const Tokens first = prompt(90, 0, 0, 1);
+  KeyTables tables(KeyTables::pages_needed(1, 300, true));
+  KeyTable t, u;
+  tables.begin(t, first, {});
+  tables.grow(t, 150);
+  Tokens read = first;
+  for (int i = 0; i < 60; ++i) read.push_back(7000 + i);
+  tables.end(std::move(t), read);
+  Tokens second = read;
+  for (int i = 0; i < 20; ++i) second.push_back(9000 + i);
+  EXPECT_EQ(tables.begin(u, second, {}), 150);
+}
+
 TEST(KeyTables, LetGoOfEndedPromptsForRoom) {
   KeyTables tables(3);
   const Tokens a = prompt(128, 0, 0, 1), b = prompt(128, 0, 0, 2),
                short_a(a.begin(), a.begin() + 70);
   KeyTable t, u, v;
   tables.begin(t, a, {});
-  tables.end(std::move(t));
+  tables.end(std::move(t), a);
   EXPECT_EQ(tables.begin(u, b, {}), 0);  // takes the last page, and those of a
   EXPECT_EQ(tables.free_pages(), 1);
-  tables.end(std::move(u));
+  tables.end(std::move(u), b);
   EXPECT_EQ(tables.begin(v, short_a, {}), 0);
 }
 
@@ -93,7 +108,7 @@ TEST(KeyTables, NobodyWritesWhatAnotherReads) {
   for (int round = 0; round < 40; ++round) {
     const int lanes = 1 + below(6), total = 60, longest = 1 + below(300), most_new = 1 + below(150);
     std::list<Tokens> prompts;  // outlive the tables
-    KeyTables tables(KeyTables::pages_needed(lanes, total, longest + most_new));
+    KeyTables tables(KeyTables::pages_needed(lanes, longest + most_new, true));
     struct Sequence {
       KeyTable table;
       int64_t keys, shared;
@@ -124,9 +139,9 @@ TEST(KeyTables, NobodyWritesWhatAnotherReads) {
           if (i >= s.shared) {
             ASSERT_TRUE(writer.emplace(at, &s).second);
           }
-          const auto n = static_cast<int64_t>(s.table.prompt.size());
+          const auto n = static_cast<int64_t>(s.table.tokens.size());
           const Tokens so_far =
-              i < n ? Tokens(s.table.prompt.begin(), s.table.prompt.begin() + i + 1) : Tokens{-1};
+              i < n ? Tokens(s.table.tokens.begin(), s.table.tokens.begin() + i + 1) : Tokens{-1};
           const auto [known, fresh] = content.emplace(at, so_far);
           if (!fresh) {
             ASSERT_EQ(known->second, so_far);
@@ -134,7 +149,9 @@ TEST(KeyTables, NobodyWritesWhatAnotherReads) {
         }
       }
       auto gone = std::next(running.begin(), below(static_cast<int>(running.size())));
-      tables.end(std::move(gone->table));
+      Tokens all(gone->table.tokens.begin(), gone->table.tokens.end());
+      while (static_cast<int64_t>(all.size()) < gone->keys) all.push_back(2000000 + below(1000));
+      tables.end(std::move(gone->table), all);
       running.erase(gone);
     }
     if (longest > 100) {

@@ -170,6 +170,53 @@ TEST_P(RolloutTest, SharedPrefixesGiveTheSameBits) {
   }
 }
 
+class Work : public Observer {
+ public:
+  void before(KernelId, const char*, const Cost& cost) override { flops += cost.flops; }
+  void after() override {}
+  double flops = 0;
+};
+
+// A generator reads of a conversation's next turn only what is new, with the bits of reading it
+// all; also after an interruption, and when its cache has become too small.
+TEST_P(RolloutTest, ConversationsGoOnWhereTheyWere) {
+  const test::Golden golden("llama3");
+  io::LoadedModel model({.folder = golden.folder(), .dtype = DType::bf16, .threads = 2});
+  model.load();
+  SamplingOptions o;
+  o.max_new_tokens = 30;
+  o.ignore_eos = true;
+  Work work, fresh_work;
+  Context ctx = model.context();
+  ctx.observer = &work;
+  rollout::Generator generator(ctx, model.decoder());
+  std::vector<Prompt> turn = {prompts_for(model.config().vocab_size)[7]};
+  for (int i = 0; i < 5; ++i) {
+    if (i == 2) {
+      const auto stop = [](int32_t) { throw std::runtime_error("stop"); };
+      EXPECT_THROW(generator.run(
+                       turn, o, [](const Completion&) {}, stop),
+                   std::runtime_error);
+    }
+    work.flops = fresh_work.flops = 0;
+    Completion got, want;
+    generator.run(turn, o, [&](const Completion& c) { got = c; });
+    Context fresh = model.context();
+    fresh.observer = &fresh_work;
+    rollout::generate(fresh, model.decoder(), turn, o, [&](const Completion& c) { want = c; });
+    EXPECT_EQ(got.tokens, want.tokens) << "turn " << i;
+    EXPECT_EQ(got.logprobs, want.logprobs) << "turn " << i;
+    // the caches of turns 0, 1, 2 (after the interruption) and 3 are new ones
+    if (i == 4) {
+      EXPECT_LT(work.flops, 0.4 * fresh_work.flops);
+    }
+    Prompt next{turn[0].tokens, turn[0].key + 1};
+    next.tokens.insert(next.tokens.end(), got.tokens.begin(), got.tokens.end());
+    next.tokens.insert(next.tokens.end(), {5, 6, 7});
+    turn[0] = next;
+  }
+}
+
 // A model whose weights fit Format::bf16t, in a folder of its own.
 std::filesystem::path even_model(DType dtype) {
   const std::filesystem::path folder =

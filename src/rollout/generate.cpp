@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <deque>
 #include <map>
+#include <optional>
 
 #include "core/rng.h"
 #include "rollout/key_tables.h"
@@ -30,51 +31,45 @@ struct Running {
 
 class Engine {
  public:
-  Engine(Context& ctx, const models::Decoder& decoder, std::span<const Prompt> prompts,
-         const SamplingOptions& options, const std::function<void(const Completion&)>& done,
+  Engine(const Context& ctx, const models::Decoder& decoder, models::KvCache& cache,
+         KeyTables& tables, std::span<const Prompt> prompts, const SamplingOptions& options,
+         const std::function<void(const Completion&)>& done,
          const std::function<void(int32_t)>& token)
-      : ctx_(ctx), decoder_(decoder), prompts_(prompts), o_(options), done_(done), token_(token) {
+      : ctx_(ctx),
+        decoder_(decoder),
+        cache_(cache),
+        tables_(tables),
+        prompts_(prompts),
+        o_(options),
+        done_(done),
+        token_(token) {
     ctx_.tape = nullptr;
     ctx_.training = false;
   }
 
-  void run() {
-    const size_t total = prompts_.size() * static_cast<size_t>(o_.num_samples);
-    if (total == 0) return;
-    int64_t longest = 0;
-    for (const Prompt& p : prompts_) {
-      HONE_CHECK(!p.tokens.empty(), "a prompt has at least one token");
-      longest = std::max(longest, static_cast<int64_t>(p.tokens.size()));
-    }
-    // Room for batch_size sequences of the greatest length, so that a sequence once started always
-    // finishes.
-    const size_t lanes = std::min<size_t>(static_cast<size_t>(o_.batch_size), total);
-    const int64_t pages = KeyTables::pages_needed(
-        static_cast<int64_t>(lanes), static_cast<int64_t>(total), longest + o_.max_new_tokens);
-    cache_ = models::make_cache(ctx_, decoder_.config(), pages);
-    KeyTables tables(pages);
+  void run(size_t lanes, size_t total) {
     size_t next = 0;
     while (next < total || !running_.empty()) {
-      for (; running_.size() < lanes && next < total; ++next) start(next, tables);
-      step(tables);
+      for (; running_.size() < lanes && next < total; ++next) start(next);
+      step();
     }
   }
 
  private:
-  void start(size_t order, KeyTables& tables) {
+  void start(size_t order) {
     std::vector<const KeyTable*> tables_now;
     for (const Running& r : running_) tables_now.push_back(&r.keys);
     Running r;
     r.order = order;
     r.prompt = &prompts_[order / static_cast<size_t>(o_.num_samples)];
     r.sample = static_cast<int>(order % static_cast<size_t>(o_.num_samples));
-    r.done = tables.begin(r.keys, r.prompt->tokens, tables_now);
+    r.done = tables_.begin(r.keys, r.prompt->tokens, tables_now);
     running_.push_back(std::move(r));
   }
 
   // One pass: up to prefill_tokens of unread tokens, oldest sequence first; then one draw for each
   // sequence that is read to its end.
-  void step(KeyTables& tables) {
+  void step() {
     Stream stream;
     std::vector<std::span<const models::CacheBlock>> blocks;
     std::vector<Running*> drawn;
@@ -84,7 +79,7 @@ class Engine {
       const int64_t n = std::min(budget, r.size() - r.done);
       if (n <= 0) continue;
       budget -= n;
-      tables.grow(r.keys, r.done + n);
+      tables_.grow(r.keys, r.done + n);
       Segment s;
       s.begin = static_cast<int32_t>(stream.tokens.size());
       s.len = static_cast<int32_t>(n);
@@ -109,7 +104,7 @@ class Engine {
     if (drawn.empty()) return;
     const ops::Logits out = ops::head_logits(ctx_, decoder_.head_weight(), hidden);
     draw_all(drawn, out);
-    finish(tables);
+    finish();
   }
 
   // Row i of out decides the next token of drawn[i].
@@ -144,19 +139,21 @@ class Engine {
   }
 
   // Takes ended sequences out, and hands over completions in order.
-  void finish(KeyTables& tables) {
+  void finish() {
     for (auto it = running_.begin(); it != running_.end();) {
       const bool stopped = !it->tokens.empty() && stops(it->tokens.back());
       if (!stopped && static_cast<int64_t>(it->tokens.size()) < o_.max_new_tokens) {
         ++it;
         continue;
       }
+      std::vector<int32_t> read(static_cast<size_t>(it->done));
+      for (int64_t i = 0; i < it->done; ++i) read[static_cast<size_t>(i)] = it->token(i);
+      tables_.end(std::move(it->keys), std::move(read));
       finished_[it->order] = {.prompt = static_cast<size_t>(it->prompt - prompts_.data()),
                               .sample = it->sample,
                               .tokens = std::move(it->tokens),
                               .logprobs = std::move(it->logprobs),
                               .finish_reason = stopped ? "stop" : "length"};
-      tables.end(std::move(it->keys));
       it = running_.erase(it);
     }
     while (!finished_.empty() && finished_.begin()->first == handed_over_) {
@@ -168,11 +165,12 @@ class Engine {
 
   Context ctx_;
   const models::Decoder& decoder_;
+  models::KvCache& cache_;
+  KeyTables& tables_;
   std::span<const Prompt> prompts_;
   SamplingOptions o_;
   const std::function<void(const Completion&)>& done_;
   const std::function<void(int32_t)>& token_;
-  models::KvCache cache_;
   std::deque<Running> running_;
   std::map<size_t, Completion> finished_;
   size_t handed_over_ = 0;
@@ -180,12 +178,53 @@ class Engine {
 
 }  // namespace
 
+struct Generator::Keys {
+  models::KvCache cache;
+  std::optional<KeyTables> tables;
+};
+
+Generator::Generator(const Context& ctx, const models::Decoder& decoder)
+    : ctx_(ctx), decoder_(decoder), keys_(std::make_unique<Keys>()) {}
+Generator::~Generator() = default;
+Generator::Generator(Generator&&) noexcept = default;
+
+void Generator::run(std::span<const Prompt> prompts, const SamplingOptions& options,
+                    const std::function<void(const Completion&)>& done,
+                    const std::function<void(int32_t)>& token) {
+  check_sampling(options);
+  HONE_CHECK(ctx_.dtype != DType::f64, "generation is in bf16 or fp32");
+  const size_t total = prompts.size() * static_cast<size_t>(options.num_samples);
+  if (total == 0) return;
+  int64_t longest = 0;
+  for (const Prompt& p : prompts) {
+    HONE_CHECK(!p.tokens.empty(), "a prompt has at least one token");
+    longest = std::max(longest, static_cast<int64_t>(p.tokens.size()));
+  }
+  // Room for batch_size sequences of the greatest length, so that a sequence once started always
+  // finishes. A cache that has become too small is twice as large the next time.
+  const size_t lanes = std::min<size_t>(static_cast<size_t>(options.batch_size), total);
+  const bool before = keys_->tables.has_value();
+  const int64_t needed = KeyTables::pages_needed(
+      static_cast<int64_t>(lanes), longest + options.max_new_tokens, total > 1 || before);
+  if (!before || keys_->tables->pages() < needed) {
+    const int64_t pages = before ? std::max(needed, 2 * keys_->tables->pages()) : needed;
+    keys_->cache = {};
+    keys_->cache = models::make_cache(ctx_, decoder_.config(), pages);
+    keys_->tables.emplace(pages);
+  }
+  try {
+    Engine(ctx_, decoder_, keys_->cache, *keys_->tables, prompts, options, done, token)
+        .run(lanes, total);
+  } catch (...) {
+    *keys_ = {};  // what was running holds pages
+    throw;
+  }
+}
+
 void generate(Context& ctx, const models::Decoder& decoder, std::span<const Prompt> prompts,
               const SamplingOptions& options, const std::function<void(const Completion&)>& done,
               const std::function<void(int32_t)>& token) {
-  check_sampling(options);
-  HONE_CHECK(ctx.dtype != DType::f64, "generation is in bf16 or fp32");
-  Engine(ctx, decoder, prompts, options, done, token).run();
+  Generator(ctx, decoder).run(prompts, options, done, token);
 }
 
 }  // namespace hone::rollout

@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <span>
 #include <string>
 #include <vector>
@@ -43,8 +44,30 @@ struct Completion {
 // Throws UserError for options that make no sense.
 void check_sampling(const SamplingOptions& options);
 
-// Calls done for every (prompt, sample), in that order. token, if given, is called for each token
-// of a single running sequence as it is drawn (for streaming to a terminal).
+// Generates with one set of weights and adapters, and keeps the keys and values it computed: of a
+// prompt that begins like an earlier one and its answer (a conversation's next turn) only the rest
+// is read.
+class Generator {
+ public:
+  // The decoder must outlive it.
+  Generator(const Context& ctx, const models::Decoder& decoder);
+  ~Generator();
+  Generator(Generator&&) noexcept;
+
+  // Calls done for every (prompt, sample), in that order. token, if given, is called for each token
+  // of a single running sequence as it is drawn (for streaming to a terminal).
+  void run(std::span<const Prompt> prompts, const SamplingOptions& options,
+           const std::function<void(const Completion&)>& done,
+           const std::function<void(int32_t)>& token = {});
+
+ private:
+  struct Keys;
+  Context ctx_;
+  const models::Decoder& decoder_;
+  std::unique_ptr<Keys> keys_;
+};
+
+// The same once, with a cache for these prompts alone.
 void generate(Context& ctx, const models::Decoder& decoder, std::span<const Prompt> prompts,
               const SamplingOptions& options, const std::function<void(const Completion&)>& done,
               const std::function<void(int32_t)>& token = {});

@@ -32,17 +32,17 @@ KeyTables::KeyTables(int64_t pages) : users_(static_cast<size_t>(pages)) {
 int64_t KeyTables::begin(KeyTable& table, std::span<const int32_t> prompt,
                          std::span<const KeyTable* const> running) {
   HONE_CHECK(!prompt.empty() && table.blocks.empty());
-  table.prompt = prompt;
+  table.tokens = prompt;
   const KeyTable* with = nullptr;
   int64_t shared = 0;
   const auto consider = [&](const KeyTable& t) {
     const auto end =
-        std::mismatch(prompt.begin(), prompt.end() - 1, t.prompt.begin(), t.prompt.end());
+        std::mismatch(prompt.begin(), prompt.end() - 1, t.tokens.begin(), t.tokens.end());
     const int64_t keys = usable_keys(t.blocks, end.first - prompt.begin());
     if (keys > shared) with = &t, shared = keys;
   };
   for (const KeyTable* t : running) consider(*t);
-  for (const KeyTable& t : ended_) consider(t);
+  for (const Ended& e : ended_) consider(e.table);
 
   for (int64_t b = 0; b * kKeyBlock < shared; ++b) {
     const CacheBlock& from = with->blocks[static_cast<size_t>(b)];
@@ -62,10 +62,12 @@ void KeyTables::grow(KeyTable& table, int64_t keys) {
     table.blocks.push_back({.page = take()});
 }
 
-void KeyTables::end(KeyTable table) {
-  const auto kept = static_cast<size_t>(pages_for(static_cast<int64_t>(table.prompt.size())));
+void KeyTables::end(KeyTable table, std::vector<int32_t> tokens) {
+  const auto kept = static_cast<size_t>(pages_for(static_cast<int64_t>(tokens.size())));
+  HONE_CHECK(tokens.size() >= table.tokens.size() && table.blocks.size() >= kept);
   for (; table.blocks.size() > kept; table.blocks.pop_back()) drop(table.blocks.back().page);
-  ended_.push_back(std::move(table));
+  table.tokens = tokens;
+  ended_.push_back({std::move(tokens), std::move(table)});
 }
 
 int32_t KeyTables::take() {
@@ -87,7 +89,7 @@ void KeyTables::drop(int32_t page) {
 
 void KeyTables::drop_oldest() {
   HONE_CHECK(!ended_.empty(), "the cache has fewer pages than its sequences need");
-  for (const CacheBlock& b : ended_.front().blocks) {
+  for (const CacheBlock& b : ended_.front().table.blocks) {
     drop(b.page);
     if (b.split < kKeyBlock) drop(b.after);
   }

@@ -67,7 +67,7 @@ class Conversation {
                  "{{\"prompt\": ...}}, or give a template with --conversation_template",
                  f.model.pretrained);
     model_ = f.model.load_to_generate();
-    ctx_ = model_->context();
+    generator_.emplace(model_->context(), model_->decoder());
     options_.stop_ids = stop_ids(model_->config(), &text_);
     options_.num_samples = 1;
     reader_.emplace(&text_, model_->config().vocab_size, f.system_prompt);
@@ -79,8 +79,8 @@ class Conversation {
     prompt[0].tokens = reader_->read(messages_, "prompt");
     prompt[0].key = static_cast<uint64_t>(messages_.size());
     Stream stream(text_.tokenizer, out_);
-    rollout::generate(
-        ctx_, model_->decoder(), prompt, options_, [](const rollout::Completion&) {},
+    generator_->run(
+        prompt, options_, [](const rollout::Completion&) {},
         [&](int32_t token) { stream.add(token); });
     messages_.push_back({{"role", "assistant"}, {"content", stream.finish()}});
   }
@@ -90,7 +90,7 @@ class Conversation {
   data::TextModel text_;
   rollout::SamplingOptions options_;
   std::unique_ptr<io::LoadedModel> model_;
-  Context ctx_;
+  std::optional<rollout::Generator> generator_;
   std::optional<PromptReader> reader_;
   Json messages_ = Json::array();
   Output out_;
