@@ -62,10 +62,40 @@ void pack_expanded(const GemmMatrix& w, int, int64_t n0, int64_t cols, int64_t d
   }
 }
 
+// Four words of x, repeated, and a vector of the one that a line needs. (Where shuffles have a port
+// that multiply-adds don't use: the path of pairs is that of AMD's processors.)
+#if defined(__AVX512F__)
+constexpr bool kFours = kPair == 1;
+using Four = __m512i;
+inline Four load_four(const char* p) {
+  return _mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+}
+inline __attribute__((always_inline)) Vec splat_of(Four x, int64_t line) {
+  switch (line % 4) {
+    case 0:
+      return _mm512_castsi512_ps(_mm512_shuffle_epi32(x, _MM_PERM_AAAA));
+    case 1:
+      return _mm512_castsi512_ps(_mm512_shuffle_epi32(x, _MM_PERM_BBBB));
+    case 2:
+      return _mm512_castsi512_ps(_mm512_shuffle_epi32(x, _MM_PERM_CCCC));
+    default:
+      return _mm512_castsi512_ps(_mm512_shuffle_epi32(x, _MM_PERM_DDDD));
+  }
+}
+#else
+constexpr bool kFours = false;
+using Four = Vec;
+inline Four load_four(const char*) { return zero(); }
+inline Vec splat_of(Four x, int64_t) { return x; }
+#endif
+
 // c[M][ldc] = x w over the whole depth, for S strips of 16 columns of w, without packing it.
 template <int M, int S>
 void multiply_expanded(const Broadcast& x, const GemmMatrix& w, int64_t n, float* c, int64_t ldc) {
   Vec acc[S][kHalves][M];
+  // Of 16 broadcasts a line 6 are shuffles: loads alone would take longer than the multiply-adds.
+  constexpr int kInFours = kFours && S == 1 ? M * 6 / 16 : 0;
+  Four fours[kInFours + 1];
 #pragma GCC unroll 16
   for (int s = 0; s < S; ++s) {
 #pragma GCC unroll 16
@@ -88,12 +118,18 @@ void multiply_expanded(const Broadcast& x, const GemmMatrix& w, int64_t n, float
       tile_words(
           strip, strip + header, t, strip + header + ahead,
           [&](int64_t line, int half, const Vec (&words)[kPair]) __attribute__((always_inline)) {
+            const auto word = [&](int m, int p) __attribute__((always_inline)) {
+              return third[m / 3] + m % 3 * x.row_bytes + at + (line * kPair + p) * 4;
+            };
+            if (line % 4 == 0) {
+#pragma GCC unroll 16
+              for (int m = 0; m < kInFours; ++m) fours[m] = load_four(word(m, 0));
+            }
 #pragma GCC unroll 16
             for (int p = 0; p < kPair; ++p) {
 #pragma GCC unroll 16
               for (int m = 0; m < M; ++m) {
-                const Vec xv =
-                    splat_word(third[m / 3] + m % 3 * x.row_bytes + at + (line * kPair + p) * 4);
+                const Vec xv = m < kInFours ? splat_of(fours[m], line) : splat_word(word(m, p));
                 acc[s][half][m] = multiply_add(xv, words[p], acc[s][half][m]);
               }
             }
