@@ -81,7 +81,8 @@ void Output::finish() {
   if (file_) file_->commit();
 }
 
-ProgressLine::ProgressLine() : terminal_(::isatty(STDERR_FILENO) == 1) {}
+ProgressLine::ProgressLine(std::string unit)
+    : unit_(std::move(unit)), terminal_(::isatty(STDERR_FILENO) == 1) {}
 
 ProgressLine::~ProgressLine() {
   if (terminal_ && !line_.empty()) to_stderr("\n");
@@ -105,7 +106,7 @@ void ProgressLine::update(int64_t done, int64_t total, const std::string& text) 
   if (!terminal_) {
     // The first, the last, every twentieth of the way, and one in half a minute.
     if (shown_share_ >= 0 && !last && share - shown_share_ < 0.05 && since < 30) return;
-    to_stderr(fmt::format("step {}/{}  {}\n", done, total, text));
+    to_stderr(fmt::format("{} {}/{}  {}\n", unit_, done, total, text));
   } else {
     if (shown_share_ >= 0 && !last && since < 0.1) return;
     constexpr int kBar = 20;

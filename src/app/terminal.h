@@ -42,7 +42,8 @@ class Output {
 // line now and then.
 class ProgressLine {
  public:
-  ProgressLine();
+  // unit: what is counted, in plain lines.
+  explicit ProgressLine(std::string unit = "step");
   ~ProgressLine();
   // text: after the bar. done of total; the last one always shows.
   void update(int64_t done, int64_t total, const std::string& text);
@@ -50,6 +51,7 @@ class ProgressLine {
 
  private:
   void clear();
+  std::string unit_;
   bool terminal_ = false;
   std::string line_;
   std::chrono::steady_clock::time_point shown_{};

@@ -45,7 +45,7 @@ int32_t argmax(std::span<const float> logits) {
   return at == logits.end() ? 0 : static_cast<int32_t>(at - logits.begin());
 }
 
-// 2^x for x <= 0, to a relative error of 2e-7; 0 below -126 and for NaN.
+// 2^x for x <= 0, to a relative error of 3e-7; 0 below -126 and for NaN.
 inline Lanes exp2_of(Lanes x) {
   const Ints in_range = x >= -126.0f;
   x = reinterpret_cast<Lanes>(reinterpret_cast<Ints>(x) & in_range);

@@ -1,6 +1,9 @@
 // hone generate: completions of prompts.
+#include <unistd.h>
+
 #include <chrono>
 #include <deque>
+#include <optional>
 
 #include "app/commands/commands.h"
 #include "app/json_lines.h"
@@ -60,7 +63,11 @@ int run(const Flags& f) {
   Output output(f.output);
   Context ctx = model->context();
 
-  int64_t drawn = 0, read = 0;
+  // Of what takes longer, and where it doesn't mix with the answers.
+  constexpr double kSecondsBefore = 3;
+  const bool shows = f.output != "-" || ::isatty(STDOUT_FILENO) == 0;
+  std::optional<ProgressLine> progress("answer");
+  int64_t drawn = 0, read = 0, answers = 0;
   uint64_t key = 0;
   double seconds = 0;
   for (bool more = true; more;) {
@@ -76,16 +83,25 @@ int run(const Flags& f) {
       read += static_cast<int64_t>(prompts.back().tokens.size());
     }
     const auto begin = Clock::now();
+    const auto elapsed = [&] {
+      return seconds + std::chrono::duration<double>(Clock::now() - begin).count();
+    };
+    const int64_t total =
+        answers + static_cast<int64_t>(prompts.size()) * options.num_samples;  // known so far
     rollout::generate(ctx, model->decoder(), prompts, options, [&](const rollout::Completion& c) {
       drawn += static_cast<int64_t>(c.tokens.size());
       output.write(answer_line(fields[c.prompt], prompts[c.prompt].tokens, c,
                                text ? completion_text(text->tokenizer, c.tokens) : ""));
+      if (++answers < total && shows && elapsed() > kSecondsBefore)
+        progress->update(answers, total,
+                         fmt::format("{:.0f} tok/s", static_cast<double>(drawn) / elapsed()));
     });
-    seconds += std::chrono::duration<double>(Clock::now() - begin).count();
+    seconds = elapsed();
     output.flush();
   }
   if (key == 0) user_error("input", "{} has no prompts", f.input);
   output.finish();
+  progress.reset();
   say(fmt::format("generated {} tokens in {:.2f} s ({:.1f} tokens/s) from {} prompts of {} tokens",
                   drawn, seconds, seconds > 0 ? static_cast<double>(drawn) / seconds : 0.0, key,
                   read));
