@@ -58,19 +58,18 @@ void fill(std::vector<char>& to, size_t count, DType dtype, std::mt19937& rng) {
   }
 }
 
-template <class Desc>
-double best_ms(const Kernel<Desc>& kernel, const Desc& d, ThreadPool& pool) {
-  const DeviceProps props = cpu::device_props(pool.size());
-  const size_t bytes = kernel.scratch_bytes(props, d);
-  void* scratch = std::aligned_alloc(64, (bytes + 63) / 64 * 64);
-  const KernelCtx ctx{.pool = &pool, .scratch = scratch, .scratch_bytes = bytes, .props = &props};
+// The best time of once(ctx), which runs a kernel that wants so much scratch.
+template <class Fn>
+double best_ms(ThreadPool& pool, const DeviceProps& props, size_t scratch_bytes, Fn once) {
+  void* scratch = std::aligned_alloc(64, (scratch_bytes + 63) / 64 * 64);
+  const KernelCtx ctx{
+      .pool = &pool, .scratch = scratch, .scratch_bytes = scratch_bytes, .props = &props};
   double best = 1e30, spent = 0;
-  for (int i = 0; i < 3 || (spent < 400 && i < 200); ++i) {
+  for (int i = 0; i < 3 || (spent < 500 && i < 200); ++i) {
     const auto start = std::chrono::steady_clock::now();
-    const Status status = kernel.run(ctx, d);
+    once(ctx);
     const double ms =
         std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count();
-    if (!status.ok()) runtime_error("bench", "{}", status.error);
     best = std::min(best, ms);
     spent += ms;
   }
@@ -78,17 +77,28 @@ double best_ms(const Kernel<Desc>& kernel, const Desc& d, ThreadPool& pool) {
   return best;
 }
 
+void must(const Status& status) {
+  if (!status.ok()) runtime_error("bench", "{}", status.error);
+}
+
+template <class Desc>
+double best_ms(const Kernel<Desc>& kernel, const Desc& d, ThreadPool& pool) {
+  const DeviceProps props = cpu::device_props(pool.size());
+  return best_ms(pool, props, kernel.scratch_bytes(props, d),
+                 [&](const KernelCtx& ctx) { must(kernel.run(ctx, d)); });
+}
+
 void run(const Case& c, cpu::Isa isa, DType dtype, ThreadPool& pool) {
   std::mt19937 rng(1);
-  const int64_t q_rows = int64_t{c.sequences} * c.keys;
+  const int64_t tokens = int64_t{c.sequences} * c.keys;
   const int64_t width = int64_t{c.heads + 2 * c.key_heads} * c.dim;
   const size_t e = dtype_size(dtype);
   Tensors t;
-  fill(t.qkv, static_cast<size_t>(q_rows * width), dtype, rng);
-  fill(t.dout, static_cast<size_t>(q_rows * c.heads * c.dim), dtype, rng);
+  fill(t.qkv, static_cast<size_t>(tokens * width), dtype, rng);
+  fill(t.dout, static_cast<size_t>(tokens * c.heads * c.dim), dtype, rng);
   t.out.resize(t.dout.size());
   t.dqkv.resize(t.qkv.size());
-  t.saved.resize(static_cast<size_t>(q_rows * c.heads * 2));
+  t.saved.resize(static_cast<size_t>(tokens * c.heads * 2));
   std::vector<std::vector<KeyBlock>> blocks;
   std::vector<AttentionSegment> segments;
   for (int s = 0; s < c.sequences; ++s) {
@@ -99,11 +109,11 @@ void run(const Case& c, cpu::Isa isa, DType dtype, ThreadPool& pool) {
   const auto part = [&](std::vector<char>& buffer, int64_t n, int head, int count) {
     return rows(buffer.data() + head * c.dim * e, dtype, n, count, c.dim, width);
   };
-  AttentionDesc f{.q = part(t.qkv, q_rows, 0, c.heads),
-                  .k = part(t.qkv, q_rows, c.heads, c.key_heads),
-                  .v = part(t.qkv, q_rows, c.heads + c.key_heads, c.key_heads),
-                  .out = rows(t.out.data(), dtype, q_rows, c.heads, c.dim, c.heads * c.dim),
-                  .saved = rows(reinterpret_cast<char*>(t.saved.data()), DType::f32, q_rows,
+  AttentionDesc f{.q = part(t.qkv, tokens, 0, c.heads),
+                  .k = part(t.qkv, tokens, c.heads, c.key_heads),
+                  .v = part(t.qkv, tokens, c.heads + c.key_heads, c.key_heads),
+                  .out = rows(t.out.data(), dtype, tokens, c.heads, c.dim, c.heads * c.dim),
+                  .saved = rows(reinterpret_cast<char*>(t.saved.data()), DType::f32, tokens,
                                 c.heads, 2, c.heads * 2),
                   .segments = segments.data(),
                   .num_segments = c.sequences,
@@ -119,10 +129,10 @@ void run(const Case& c, cpu::Isa isa, DType dtype, ThreadPool& pool) {
       .v = f.v,
       .out = f.out,
       .saved = f.saved,
-      .dout = rows(t.dout.data(), dtype, q_rows, c.heads, c.dim, c.heads * c.dim),
-      .dq = part(t.dqkv, q_rows, 0, c.heads),
-      .dk = part(t.dqkv, q_rows, c.heads, c.key_heads),
-      .dv = part(t.dqkv, q_rows, c.heads + c.key_heads, c.key_heads),
+      .dout = rows(t.dout.data(), dtype, tokens, c.heads, c.dim, c.heads * c.dim),
+      .dq = part(t.dqkv, tokens, 0, c.heads),
+      .dk = part(t.dqkv, tokens, c.heads, c.key_heads),
+      .dv = part(t.dqkv, tokens, c.heads + c.key_heads, c.key_heads),
       .segments = f.segments,
       .num_segments = f.num_segments,
       .scale = f.scale};
@@ -171,29 +181,18 @@ void decode(const Decode& c, cpu::Isa isa, DType dtype, ThreadPool& pool) {
                   .segments = segments.data(),
                   .num_segments = c.sequences,
                   .scale = 1 / std::sqrt(static_cast<float>(c.dim))};
-  const size_t scratch_bytes = forward.scratch_bytes(props, d);
-  void* scratch = std::aligned_alloc(64, (scratch_bytes + 63) / 64 * 64);
-  const KernelCtx ctx{
-      .pool = &pool, .scratch = scratch, .scratch_bytes = scratch_bytes, .props = &props};
-  double best = 1e30, spent = 0;
-  for (int i = 0; i < 3 || (spent < 600 && i < 100); ++i) {
-    const auto start = std::chrono::steady_clock::now();
-    for (int layer = 0; layer < c.layers; ++layer) {
-      d.k = side_view(layer, 0), d.v = side_view(layer, 1);
-      const Status status = forward.run(ctx, d);
-      if (!status.ok()) runtime_error("bench", "{}", status.error);
-    }
-    const double ms =
-        std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count();
-    best = std::min(best, ms);
-    spent += ms;
-  }
+  const double best =
+      best_ms(pool, props, forward.scratch_bytes(props, d), [&](const KernelCtx& ctx) {
+        for (int layer = 0; layer < c.layers; ++layer) {
+          d.k = side_view(layer, 0), d.v = side_view(layer, 1);
+          must(forward.run(ctx, d));
+        }
+      });
   const double read =
       2.0 * c.layers * c.sequences * c.keys * c.key_heads * c.dim * static_cast<double>(element);
   fmt::print("{:<28} {:<10} {:<5} a pass  {:8.2f} ms {:7.1f} GB/s\n", c.name, cpu::isa_name(isa),
              dtype_name(dtype), best, read / best * 1e-6);
   std::fflush(stdout);
-  std::free(scratch);
   std::free(cache);
 }
 

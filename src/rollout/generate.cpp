@@ -16,7 +16,8 @@ struct Running {
   size_t order = 0;  // of its completion: prompt * num_samples + sample
   const Prompt* prompt = nullptr;
   int sample = 0;
-  int64_t done = 0;             // tokens whose keys are in the cache, or will be first in a pass
+  int64_t done = 0;  // tokens whose keys are in the cache, or come there with those of a sequence
+                     // before this one
   std::vector<int32_t> tokens;  // drawn
   std::vector<float> logprobs;
   KeyTable keys;
@@ -186,7 +187,6 @@ struct Generator::Keys {
 Generator::Generator(const Context& ctx, const models::Decoder& decoder)
     : ctx_(ctx), decoder_(decoder), keys_(std::make_unique<Keys>()) {}
 Generator::~Generator() = default;
-Generator::Generator(Generator&&) noexcept = default;
 
 void Generator::run(std::span<const Prompt> prompts, const SamplingOptions& options,
                     const std::function<void(const Completion&)>& done,

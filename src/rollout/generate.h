@@ -52,7 +52,6 @@ class Generator {
   // The decoder must outlive it.
   Generator(const Context& ctx, const models::Decoder& decoder);
   ~Generator();
-  Generator(Generator&&) noexcept;
 
   // Calls done for every (prompt, sample), in that order. token, if given, is called for each token
   // of a single running sequence as it is drawn (for streaming to a terminal).

@@ -14,27 +14,34 @@ using Lanes = float __attribute__((vector_size(16)));
 using Ints = int32_t __attribute__((vector_size(16)));
 constexpr size_t kLanes = 4;
 
+// The largest, but for NaN; minus infinity of none.
+float highest_of(std::span<const float> logits) {
+  constexpr size_t kVectors = 4, kStep = kLanes * kVectors;
+  constexpr float kLowest = -std::numeric_limits<float>::infinity();
+  Lanes most[kVectors];
+  for (Lanes& m : most) m = Lanes{kLowest, kLowest, kLowest, kLowest};
+  size_t i = 0;
+  for (; i + kStep <= logits.size(); i += kStep) {
+    Lanes x[kVectors];
+    std::memcpy(x, logits.data() + i, sizeof x);
+    for (size_t v = 0; v < kVectors; ++v) most[v] = x[v] > most[v] ? x[v] : most[v];
+  }
+  float highest = kLowest;
+  for (const Lanes& m : most) {
+    for (size_t lane = 0; lane < kLanes; ++lane) highest = std::max(highest, m[lane]);
+  }
+  for (; i < logits.size(); ++i) highest = std::max(highest, logits[i]);
+  return highest;
+}
+
 // The first of the largest: the first block with it, then its place there.
 int32_t argmax(std::span<const float> logits) {
-  constexpr size_t kVectors = 4, kStep = kLanes * kVectors, kBlock = 128 * kStep;
-  constexpr float kLowest = -std::numeric_limits<float>::infinity();
-  float best = kLowest;
+  constexpr size_t kBlock = 2048;
+  float best = -std::numeric_limits<float>::infinity();
   size_t begin = 0;
   for (size_t block = 0; block < logits.size(); block += kBlock) {
-    const auto part = logits.subspan(block, std::min(kBlock, logits.size() - block));
-    Lanes most[kVectors];
-    for (Lanes& m : most) m = Lanes{kLowest, kLowest, kLowest, kLowest};
-    size_t i = 0;
-    for (; i + kStep <= part.size(); i += kStep) {
-      Lanes x[kVectors];
-      std::memcpy(x, part.data() + i, sizeof x);
-      for (size_t v = 0; v < kVectors; ++v) most[v] = x[v] > most[v] ? x[v] : most[v];
-    }
-    float highest = kLowest;
-    for (const Lanes& m : most) {
-      for (size_t lane = 0; lane < kLanes; ++lane) highest = std::max(highest, m[lane]);
-    }
-    for (; i < part.size(); ++i) highest = std::max(highest, part[i]);
+    const float highest =
+        highest_of(logits.subspan(block, std::min(kBlock, logits.size() - block)));
     if (highest > best) {
       best = highest;
       begin = block;
@@ -64,8 +71,7 @@ constexpr size_t kBlock = 1024;
 struct Weights {
   float highest, scale;
   Weights(std::span<const float> logits, double temperature)
-      : highest(logits[static_cast<size_t>(argmax(logits))]),
-        scale(static_cast<float>(1.4426950408889634 / temperature)) {}
+      : highest(highest_of(logits)), scale(static_cast<float>(1.4426950408889634 / temperature)) {}
   // Of at most kBlock logits. Returns their sum.
   double of(std::span<const float> logits, float* out) const {
     Lanes sum = {};
@@ -218,20 +224,8 @@ constexpr size_t kGroup = 64;
 std::vector<float> group_maxima(std::span<const float> logits) {
   std::vector<float> maxima;
   maxima.reserve(logits.size() / kGroup + 1);
-  for (size_t begin = 0; begin < logits.size(); begin += kGroup) {
-    const auto group = logits.subspan(begin, std::min(kGroup, logits.size() - begin));
-    constexpr float kLowest = -std::numeric_limits<float>::infinity();
-    Lanes most = {kLowest, kLowest, kLowest, kLowest};
-    size_t i = 0;
-    for (; i + kLanes <= group.size(); i += kLanes) {
-      Lanes x;
-      std::memcpy(&x, group.data() + i, sizeof x);
-      most = x > most ? x : most;
-    }
-    float highest = std::max(std::max(most[0], most[1]), std::max(most[2], most[3]));
-    for (; i < group.size(); ++i) highest = std::max(highest, group[i]);
-    maxima.push_back(highest);
-  }
+  for (size_t begin = 0; begin < logits.size(); begin += kGroup)
+    maxima.push_back(highest_of(logits.subspan(begin, std::min(kGroup, logits.size() - begin))));
   return maxima;
 }
 

@@ -63,10 +63,10 @@ int run(const Flags& f) {
   Output output(f.output);
   Context ctx = model->context();
 
-  // Of what takes longer, and where it doesn't mix with the answers.
+  // Not where it would mix with the answers, and only of what takes longer.
+  std::optional<ProgressLine> progress;
+  if (f.output != "-" || ::isatty(STDOUT_FILENO) == 0) progress.emplace("answer");
   constexpr double kSecondsBefore = 3;
-  const bool shows = f.output != "-" || ::isatty(STDOUT_FILENO) == 0;
-  std::optional<ProgressLine> progress("answer");
   int64_t drawn = 0, read = 0, answers = 0;
   uint64_t key = 0;
   double seconds = 0;
@@ -92,7 +92,7 @@ int run(const Flags& f) {
       drawn += static_cast<int64_t>(c.tokens.size());
       output.write(answer_line(fields[c.prompt], prompts[c.prompt].tokens, c,
                                text ? completion_text(text->tokenizer, c.tokens) : ""));
-      if (++answers < total && shows && elapsed() > kSecondsBefore)
+      if (++answers < total && progress && elapsed() > kSecondsBefore)
         progress->update(answers, total,
                          fmt::format("{:.0f} tok/s", static_cast<double>(drawn) / elapsed()));
     });
