@@ -40,6 +40,13 @@ TRAIN = {
     "lora_fp32": ("LoRA fp32, checkpointing", ["-g", "--dtype", "fp32"],
                   {"fp32": ["--checkpointing", "--dtype", "fp32"]}),
 }
+# torch's bf16 products are oneDNN's from AVX-512 on; without it a step takes more than a quarter of an
+# hour, and fp32 is the rival's fastest setting.
+WITHOUT_AVX512 = {
+    "lora": {"fp32": ["--checkpointing", "--dtype", "fp32"]},
+    "lora_keep": {"fp32": ["--dtype", "fp32"]},
+    "full": {"fp32": ["--checkpointing", "--kind", "full", "--dtype", "fp32"]},
+}
 GENERATE = {"generate16": ("generate, 16 prompts x 64", STREAMS),
             "generate1": ("generate, one stream x 64", 1)}
 PREPARE = {"prepare": "tokenise, mask and pack GSM8K"}
@@ -74,8 +81,9 @@ def run(command, log_path, stdout=None, env=None):
 
 
 class Bench:
-    def __init__(self, args):
+    def __init__(self, args, has_avx512):
         self.args = args
+        self.has_avx512 = has_avx512
         self.work = args.work
         self.python = os.path.join(args.venv, "bin", "python")
         self.model = os.path.join(self.work, "model")
@@ -145,9 +153,10 @@ class Bench:
                     peak_rss=max(peak, *(m.get("peak_memory", 0) for m in lines)),
                     losses=[m["loss"] for m in lines], outside_steps=seconds - inside)
 
-    def rival_generate(self, streams):
+    def rival_generate(self, streams, dtype):
         r = self.rival("generate", ["--model", self.model, "--prompts", self.prompts, "--streams",
-                                    str(streams), "--max_new_tokens", str(NEW_TOKENS)])
+                                    str(streams), "--max_new_tokens", str(NEW_TOKENS),
+                                    "--dtype", dtype])
         return dict(rate=r["tokens_per_second"], peak_rss=r["peak_rss"])
 
     def hone_generate(self, streams):
@@ -184,12 +193,18 @@ class Bench:
         """(title, {name: function}); hone first."""
         if row in TRAIN:
             title, flags, rivals = TRAIN[row]
+            if not self.has_avx512:
+                rivals = WITHOUT_AVX512.get(row, rivals)
             jobs = {"hone": lambda: self.hone_train(flags)}
             jobs.update({n: (lambda f=f: self.rival_train(f)) for n, f in rivals.items()})
         elif row in GENERATE:
             title, streams = GENERATE[row]
-            jobs = {"hone": lambda: self.hone_generate(streams),
-                    "transformers": lambda: self.rival_generate(streams)}
+            jobs = {"hone": lambda: self.hone_generate(streams)}
+            dtypes = {"transformers": "bf16"} if self.has_avx512 else {"transformers fp32": "fp32"}
+            if not self.has_avx512 and streams == 1:
+                dtypes["transformers bf16"] = "bf16"
+            jobs.update({n: (lambda d=d: self.rival_generate(streams, d))
+                         for n, d in dtypes.items()})
         else:
             title = PREPARE[row]
             jobs = {"hone": self.hone_prepare, "TRL": lambda: self.rival_prepare([]),
@@ -278,7 +293,7 @@ def main():
     log(f"{host}")
     if host["load"] > 0.5:
         log("the machine is busy: these figures will not be worth keeping")
-    bench = Bench(args)
+    bench = Bench(args, "avx512f" in host["flags"])
     bench.set_up()
     done = []
     for row in rows:

@@ -129,7 +129,8 @@ def generate(args):
 
     tokenizer = AutoTokenizer.from_pretrained(args.model, padding_side="left")
     prompts = [p["messages"] for p in rival_inputs.read_jsonl(args.prompts)][:args.streams]
-    model = AutoModelForCausalLM.from_pretrained(args.model, dtype=torch.bfloat16).eval()
+    dtype = torch.float32 if args.dtype == "fp32" else torch.bfloat16
+    model = AutoModelForCausalLM.from_pretrained(args.model, dtype=dtype).eval()
     model.generation_config.eos_token_id = None
     model.generation_config.pad_token_id = tokenizer.pad_token_id
     inputs = tokenizer.apply_chat_template(prompts, tokenize=True, add_generation_prompt=True,
@@ -237,6 +238,7 @@ def main():
     p = jobs.add_parser("generate")
     p.add_argument("--model", required=True)
     p.add_argument("--prompts", required=True)
+    p.add_argument("--dtype", choices=["bf16", "fp32"], default="bf16")
     p.add_argument("--streams", type=int, default=16)
     p.add_argument("--max_new_tokens", type=int, default=64)
     p.add_argument("--repeats", type=int, default=1)

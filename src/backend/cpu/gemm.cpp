@@ -106,6 +106,13 @@ Cut cut_turned(const DeviceProps& props, Kind kind, const GemmJob& job) {
   return c;
 }
 
+// Most words of a block of w: a tile's rows of x stay in L1 beside it where the depth takes several
+// and many rows pass by.
+int64_t most_words(bool wide, const GemmJob& job) {
+  const bool halved = !wide && job.k > kGemmWordsDepth && job.t > kGemmFewRows;
+  return halved ? kGemmWordsDepth / 2 : kGemmWordsDepth;
+}
+
 Cut cut_of(const DeviceProps& props, Kind kind, const GemmJob& job) {
   if (is_turned(kind, job)) return cut_turned(props, kind, job);
   Cut c;
@@ -161,11 +168,14 @@ Cut cut_of(const DeviceProps& props, Kind kind, const GemmJob& job) {
                             : kGemmWordsChunk;
   c.chunk_rows = round_up(ceil_div(job.t, ceil_div(job.t, chunk)), c.row_unit);
   // few rows: a block of w, read back at once, stays in L1, and is long where w is
-  const bool few = job.t <= kGemmFewRows, expanded = job.w.type == GemmElem::bf16t;
+  const bool expanded = job.w.type == GemmElem::bf16t;
+  const bool few = job.t <= (!expanded ? kGemmFewRows
+                             : wide    ? kGemmExpandedRows<true>
+                                       : kGemmExpandedRows<false>);
   // narrow w: x passes once
   const bool narrow = kind == Kind::pairs && job.w.type == GemmElem::f32 && job.n <= kGemmBothCols;
   const int64_t most = narrow           ? 4 * kGemmWordsDepth
-                       : !few           ? kGemmWordsDepth
+                       : !few           ? most_words(wide, job)
                        : job.w_by_depth ? 32
                                         : kGemmWordsFewDepth;
   const int64_t words = std::max<int64_t>(kind == Kind::pairs ? ceil_div(job.k, 2) : job.k, 1);

@@ -357,7 +357,7 @@ struct NextBlock {
 // registers.
 void panel(const GemmJob* job, const GemmChunk* chunk, int64_t t0, int64_t rows, int64_t n0,
            int64_t cols, int64_t depth_block, void* scratch) {
-  if (job->w.type == GemmElem::bf16t && job->t <= kGemmFewRows)
+  if (job->w.type == GemmElem::bf16t && job->t <= kGemmExpandedRows<kLanes == 16>)
     return panel_expanded(*job, *chunk, t0, rows, n0, cols, static_cast<float*>(scratch));
   PanelOfW w = {.job = *job,
                 .n0 = n0,
@@ -373,6 +373,7 @@ void panel(const GemmJob* job, const GemmChunk* chunk, int64_t t0, int64_t rows,
   // rows of a tile, as even as they can be
   const int64_t tiles = (rows + kMr - 1) / kMr;
   const int64_t mr = job->x_by_depth ? kMr : (rows + tiles - 1) / tiles;
+  const int y_lines = static_cast<int>((cols * elem_bytes(job->y.type) + 127) / 128 * 2);
   bool go_on = false;
   while (!w.done()) {
     const PanelOfW::Pass pass = w.next_pass();
@@ -390,7 +391,7 @@ void panel(const GemmJob* job, const GemmChunk* chunk, int64_t t0, int64_t rows,
       Broadcast& x = tile.runs[0].a;
       // the next tiles of x and y and the next block of w are on their way meanwhile
       const Ahead idle = {x.data, 0, 0, 16},
-                  y_ahead = rows_ahead(at(job->y, t0 + t + m, n0), job->y.stride),
+                  y_ahead = {at(job->y, t0 + t + m, n0), 64, job->y.stride, y_lines},
                   x_ahead = x.group_bytes ? Ahead{x.data + x.group_bytes, 64, 64 * 16, 16}
                                           : rows_ahead(x.data + m * x.row_bytes, x.row_bytes);
       if (strips > 1 && crowded(x)) {
