@@ -4,215 +4,50 @@
 #include <algorithm>
 #include <atomic>
 #include <bit>
-#include <numeric>
 #include <type_traits>
 
 #include "backend/cpu/cpu.h"
 #include "backend/cpu/gemm_check.h"
-#include "backend/cpu/gemm_tile.h"
+#include "backend/cpu/gemm_cut.h"
 
 namespace hone::cpu {
 
 extern const GemmPath kGemmAvx2, kGemmAvx512, kGemmAvx512Bf16, kGemmAmx;
 extern const GemmPath kGemmAvx2Turned, kGemmAvx512Turned, kGemmAvx512Bf16Turned;
+extern const GemmPath kGemmAvx2Unpacked, kGemmAvx512Unpacked, kGemmAvx512Bf16Unpacked;
 extern const GemmNarrowPath kGemmNarrowAvx2, kGemmNarrowAvx512, kGemmNarrowAmx;
 extern const GemmStreamPath kGemmStreamAmx;
 
 namespace {
 
-enum class Kind : uint8_t { words256, words512, pairs, tiles, stream };
-
-int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
-
-Kind kind_of(Isa isa, const GemmJob& job) {
-  if (isa == Isa::avx2) return Kind::words256;
-  if (isa == Isa::avx512 || job.x.type == GemmElem::f32) return Kind::words512;
-  if (isa == Isa::avx512bf16) return Kind::pairs;
-  const bool few = job.t <= kGemmStreamRows && !job.x_by_depth && !job.w_by_depth;
-  return few && job.w.type != GemmElem::f32 && job.k > 0 ? Kind::stream : Kind::tiles;
-}
-
-// Whether x is packed and w read where it lies (gemm_turned.inl): its words are there, and x is the
-// smaller side.
-bool is_turned(Kind kind, const GemmJob& job) {
-  if (kind == Kind::tiles || kind == Kind::stream || job.x_by_depth || job.w_by_depth) return false;
-  const bool words = kind == Kind::pairs ? job.w.type == GemmElem::bf16 && job.k % 2 == 0
-                                         : job.w.type == GemmElem::f32;
-  return words && job.k > 0 && job.t <= kGemmTurnedRows && job.t <= job.n;
-}
-
-const GemmPath& path_of(Kind kind, bool turned) {
+const GemmPath& path_of(GemmKind kind, GemmForm form) {
+  const auto of = [form](const GemmPath& packed, const GemmPath& turned,
+                         const GemmPath& unpacked) -> const GemmPath& {
+    return form == GemmForm::packed ? packed : form == GemmForm::turned ? turned : unpacked;
+  };
   switch (kind) {
-    case Kind::words256:
-      return turned ? kGemmAvx2Turned : kGemmAvx2;
-    case Kind::words512:
-      return turned ? kGemmAvx512Turned : kGemmAvx512;
-    case Kind::pairs:
-      return turned ? kGemmAvx512Bf16Turned : kGemmAvx512Bf16;
-    case Kind::tiles:
-    case Kind::stream:
+    case GemmKind::words256:
+      return of(kGemmAvx2, kGemmAvx2Turned, kGemmAvx2Unpacked);
+    case GemmKind::words512:
+      return of(kGemmAvx512, kGemmAvx512Turned, kGemmAvx512Unpacked);
+    case GemmKind::pairs:
+      return of(kGemmAvx512Bf16, kGemmAvx512Bf16Turned, kGemmAvx512Bf16Unpacked);
+    case GemmKind::tiles:
+    case GemmKind::stream:
       break;
   }
   return kGemmAmx;
 }
 
-// How a job is cut; sizes in bytes.
-struct Cut {
-  int64_t chunk_rows = 0;   // rows prepared together
-  int64_t cols = 0;         // of a panel, at most
-  int64_t col_unit = 32;    // cuts of columns fall on multiples of it
-  int64_t panels = 1;       // the columns are cut into so many, as equal as the unit allows
-  int64_t depth_block = 0;  // in the path's unit
-  int64_t row_unit = 0;     // cuts of rows fall on multiples of it
-  int64_t prepared = 0;     // of a chunk
-  int64_t panel = 0;        // scratch of one worker
-  int64_t in_place = 0;     // GemmChunk
-  int64_t pass_words = 0;   // GemmChunk
-  bool turned = false;      // is_turned
-};
-
-// Panels of at most so many units, and as many for each thread.
-void cut_columns(Cut& c, int64_t n, int64_t most, int64_t threads) {
-  const int64_t units = std::max<int64_t>(ceil_div(n, c.col_unit), 1);
-  c.panels = std::min(units, round_up(ceil_div(units, most), threads));
-  c.cols = c.col_unit * ceil_div(units, c.panels);
-}
-
-Cut cut_turned(const DeviceProps& props, Kind kind, const GemmJob& job) {
-  Cut c;
-  const bool wide = kind != Kind::words256;
-  const int64_t strip = wide ? kGemmWordsCols512 : kGemmWordsCols256;
-  const int64_t elems = kind == Kind::pairs ? 2 : 1;  // of a word
-  const int64_t parts = elems;                        // of x2 and w2
-  const int64_t words = ceil_div(job.k, elems), low = ceil_div(job.r, elems);
-  c.turned = true;
-  c.row_unit = strip;
-  c.chunk_rows = round_up(job.t, strip);
-  c.prepared = round_up(c.chunk_rows * (words + parts * low) * 4, 64);
-  // a block of x fills half of L2, and as much of a tile's rows of w two thirds of L1 if they are
-  // read again
-  const int64_t tile_rows = wide ? kGemmWordsRows512 : kGemmWordsRows256;
-  const int64_t most =
-      job.t <= strip ? words
-                     : std::min(static_cast<int64_t>(props.l2_bytes) / 2 / (c.chunk_rows * 4),
-                                static_cast<int64_t>(props.l1_bytes) * 2 / 3 / (tile_rows * 4));
-  c.depth_block = round_up(ceil_div(words, ceil_div(words, std::max<int64_t>(most, 32))), 32);
-  // whole lines of y: two threads that write into one hold each other up
-  c.col_unit = 32;
-  cut_columns(c, job.n, kGemmTurnedCols / c.col_unit, props.threads);
-  c.panel =
-      round_up((parts * c.cols * round_up(low, 16) + round_up(c.cols, 16) * c.chunk_rows) * 4, 64);
-  return c;
-}
-
-// Most words of a block of w: a tile's rows of x stay in L1 beside it where the depth takes several
-// and many rows pass by.
-int64_t most_words(bool wide, const GemmJob& job) {
-  const bool halved = !wide && job.k > kGemmWordsDepth && job.t > kGemmFewRows;
-  return halved ? kGemmWordsDepth / 2 : kGemmWordsDepth;
-}
-
-Cut cut_of(const DeviceProps& props, Kind kind, const GemmJob& job) {
-  if (is_turned(kind, job)) return cut_turned(props, kind, job);
-  Cut c;
-  if (kind == Kind::stream) {
-    const int64_t total = ceil_div(job.k, kGemmTileStep) + ceil_div(3 * job.r, kGemmTileStep);
-    c.cols = job.w.type == GemmElem::bf16t && job.t <= 16 ? kGemmStreamCols : 32;
-    c.panel = total * 64 * job.t + kGemmStreamScratch;
-    return c;
-  }
-  if (kind == Kind::tiles) {
-    const int64_t total = ceil_div(job.k, kGemmTileStep) + ceil_div(3 * job.r, kGemmTileStep);
-    const int64_t parts = job.w.type == GemmElem::f32 ? 2 : 1;
-    constexpr int64_t step_bytes = 32 * kGemmTileStep * 2;
-    c.row_unit = kGemmTileRows;
-    c.chunk_rows = std::min<int64_t>(2048, round_up(job.t, kGemmTileRows));
-    // x is read where it lies if few columns or few rows make a second copy too dear, or if 32 rows
-    // of it spread over the sets of L1 (lines of 64 bytes, 64 sets)
-    const bool direct = !job.x_by_depth && (job.n <= 64 || job.t <= 32);
-    const bool spread = job.x.stride % 64 == 0 && std::gcd(job.x.stride / 64, int64_t{64}) <= 8;
-    if (!job.x_by_depth && (direct || spread)) c.in_place = job.k / kGemmTileStep;
-    if (!direct) c.prepared = c.chunk_rows / kGemmTileRows * (total - c.in_place) * step_bytes;
-    const int64_t depth = std::max<int64_t>(total, 1);
-    // few rows against a w by depth: its rows are read in long pieces, few at a time
-    const bool rows_of_w = job.t <= 32 && job.w_by_depth;
-    c.depth_block = ceil_div(depth, ceil_div(depth, rows_of_w ? 8 : direct ? 160 : 32));
-    // a panel fills less than half of L2
-    const int64_t most = std::clamp<int64_t>(
-        static_cast<int64_t>(props.l2_bytes) * 15 / 32 / (c.depth_block * parts * step_bytes), 1,
-        16);
-    // few columns: x is the larger side, so rows are cut instead
-    const bool by_rows =
-        ceil_div(job.n, 32) <= std::min<int64_t>(most, 8) && job.t >= 512 * props.threads;
-    if (by_rows) {
-      c.cols = round_up(job.n, 32);
-    } else if (job.t <= 32 && !rows_of_w) {
-      cut_columns(c, job.n, std::min<int64_t>(most, 2), 1);
-    } else {
-      cut_columns(c, job.n, most, props.threads);
-    }
-    const bool in_memory = total > c.depth_block || (job.alpha != 1 && job.r > 0);
-    c.panel = c.cols / 32 * c.depth_block * parts * step_bytes +
-              (in_memory ? c.chunk_rows : 32) * c.cols * 4 + c.cols * 4 +
-              (c.in_place > 0 || direct ? total * step_bytes : 0);
-    c.panel = round_up(c.panel, 64);
-    return c;
-  }
-  const bool wide = kind != Kind::words256;
-  const int64_t strip = wide ? kGemmWordsCols512 : kGemmWordsCols256;
-  c.row_unit = wide ? kGemmWordsRows512 : kGemmWordsRows256;
-  // copies of long rows are made for half as many
-  const int64_t chunk = job.k > 2048 && (job.x.type == GemmElem::bf16 || job.x_by_depth)
-                            ? kGemmWordsChunk / 2
-                            : kGemmWordsChunk;
-  c.chunk_rows = round_up(ceil_div(job.t, ceil_div(job.t, chunk)), c.row_unit);
-  // few rows: a block of w, read back at once, stays in L1, and is long where w is
-  const bool expanded = job.w.type == GemmElem::bf16t;
-  const bool few = job.t <= (!expanded ? kGemmFewRows
-                             : wide    ? kGemmExpandedRows<true>
-                                       : kGemmExpandedRows<false>);
-  // narrow w: x passes once
-  const bool narrow = kind == Kind::pairs && job.w.type == GemmElem::f32 && job.n <= kGemmBothCols;
-  const int64_t most = narrow           ? 4 * kGemmWordsDepth
-                       : !few           ? most_words(wide, job)
-                       : job.w_by_depth ? 32
-                                        : kGemmWordsFewDepth;
-  const int64_t words = std::max<int64_t>(kind == Kind::pairs ? ceil_div(job.k, 2) : job.k, 1);
-  c.depth_block = std::min(round_up(ceil_div(words, ceil_div(words, most)), 32), most);
-  c.col_unit = strip;
-  // else a block of w fills half of L2
-  const int64_t in_l2 = static_cast<int64_t>(props.l2_bytes) / 2 / (c.depth_block * strip * 4);
-  const int64_t most_strips = !few             ? std::clamp<int64_t>(in_l2, 1, 8)
-                              : job.w_by_depth ? 8
-                              : expanded       ? 16
-                                               : 1;
-  cut_columns(c, job.n, most_strips, props.threads);
-  if (kind == Kind::pairs) {
-    const bool in_place = !job.x_by_depth && job.k % 2 == 0;
-    c.prepared = c.chunk_rows * 4 * ((in_place ? 0 : ceil_div(job.k, 2)) + 2 * ceil_div(job.r, 2));
-  } else {
-    c.prepared = job.x.type == GemmElem::bf16 || job.x_by_depth ? c.chunk_rows * job.k * 4 : 0;
-  }
-  c.prepared = round_up(c.prepared, 64);
-  if (few && expanded) c.depth_block = kGemmWordsFewDepth;
-  // the low-rank words are packed with the product's last block
-  const int64_t low = kind == Kind::pairs ? 3 * ceil_div(job.r, 2) : job.r;
-  c.pass_words = c.depth_block + (low <= 256 ? low : 0);
-  c.panel = (c.pass_words * c.cols + (c.depth_block + 16) * c.row_unit + c.chunk_rows * c.cols) * 4;
-  c.panel = round_up(c.panel, 64);
-  return c;
-}
-
-size_t scratch_of(const DeviceProps& props, Kind kind, const GemmJob& job) {
-  const Cut c = cut_of(props, kind, job);
+size_t scratch_of(const DeviceProps& props, GemmKind kind, const GemmJob& job) {
+  const GemmCut c = gemm_cut(props, kind, job);
   return static_cast<size_t>(c.prepared + c.panel * props.threads);
 }
 
-void run_job(const KernelCtx& ctx, Kind kind, const GemmJob& job, const Cut& c) {
+void run_job(const KernelCtx& ctx, GemmKind kind, const GemmJob& job, const GemmCut& c) {
   if (job.n == 0) return;
   char* panels = static_cast<char*>(ctx.scratch) + c.prepared;
-  if (kind == Kind::stream) {
+  if (kind == GemmKind::stream) {
     // A task packs x and takes panels as long as there are some, smaller and smaller: long ones are
     // read fastest, short ones at the end let all threads finish together.
     std::atomic<int64_t> next{0};
@@ -232,7 +67,7 @@ void run_job(const KernelCtx& ctx, Kind kind, const GemmJob& job, const Cut& c) 
     });
     return;
   }
-  const GemmPath& path = path_of(kind, c.turned);
+  const GemmPath& path = path_of(kind, c.form);
   for (int64_t begin = 0; begin < job.t; begin += c.chunk_rows) {
     const GemmChunk chunk = {begin,
                              std::min(c.chunk_rows, job.t - begin),
@@ -415,7 +250,7 @@ size_t scratch(const DeviceProps& props, const Desc& d) {
     }
   }
   for_groups(d, [&](const GemmJob& job) {
-    most = std::max(most, scratch_of(props, kind_of(isa, job), job));
+    most = std::max(most, scratch_of(props, gemm_kind(isa, job), job));
   });
   return most;
 }
@@ -426,8 +261,8 @@ Status run_gemm(const KernelCtx& ctx, const GemmDesc& d) {
   if (ctx.pool->size() > ctx.props->threads) return {"gemm: more threads than planned"};
   if (ctx.scratch_bytes < scratch<isa>(*ctx.props, d)) return {"gemm: scratch too small"};
   for_groups(d, [&](const GemmJob& job) {
-    const Kind kind = kind_of(isa, job);
-    run_job(ctx, kind, job, cut_of(*ctx.props, kind, job));
+    const GemmKind kind = gemm_kind(isa, job);
+    run_job(ctx, kind, job, gemm_cut(*ctx.props, kind, job));
   });
   return {};
 }
@@ -472,8 +307,8 @@ Status run_gemm_dw(const KernelCtx& ctx, const GemmDwDesc& d) {
     }
   } else {
     for_groups(d, [&](const GemmJob& job) {
-      const Kind kind = kind_of(isa, job);
-      run_job(ctx, kind, job, cut_of(*ctx.props, kind, job));
+      const GemmKind kind = gemm_kind(isa, job);
+      run_job(ctx, kind, job, gemm_cut(*ctx.props, kind, job));
     });
   }
   if (!d.dbias.none()) add_column_sums(ctx, d.dy, d.dbias);

@@ -21,9 +21,10 @@ namespace {
 #include "backend/cpu/gemm_narrow.inl"
 }  // namespace
 
-extern const GemmPath kGemmAvx2, kGemmAvx2Turned;
+extern const GemmPath kGemmAvx2, kGemmAvx2Turned, kGemmAvx2Unpacked;
 const GemmPath kGemmAvx2 = {prepare, panel};
 const GemmPath kGemmAvx2Turned = {prepare_turned, panel_turned};
+const GemmPath kGemmAvx2Unpacked = {prepare, panel_unpacked};
 
 extern const GemmNarrowPath kGemmNarrowAvx2;
 const GemmNarrowPath kGemmNarrowAvx2 = {nullptr, panel_narrow};

@@ -136,6 +136,23 @@ inline void multiply_tile(const Tile& tile, int64_t rows, int64_t cols) {
   kMultiply[groups][(cols + kLanes - 1) / kLanes - 1]->of[rows - 1](tile);
 }
 
+#if !defined(__AVX512F__)
+// kLanes rows of 2 * kLanes bf16 as that many lines of fp32, kNr apart: turned as pairs, which are
+// half as many words.
+inline void pack_pairs(const char* in, int64_t stride, float* out) {
+  Vec r[kLanes];
+  for (int64_t i = 0; i < kLanes; ++i) r[i] = load(reinterpret_cast<const float*>(in + i * stride));
+  float square[kLanes * kLanes];
+  transpose(r, square, kLanes);
+  for (int64_t i = 0; i < kLanes; ++i) {
+    Vec words[2];
+    line_words(_mm256_castps_si256(load(square + i * kLanes)), words);
+    store(out + 2 * i * kNr, words[0]);
+    store(out + (2 * i + 1) * kNr, words[1]);
+  }
+}
+#endif
+
 // Words [d0, d0 + steps) of columns [n0, n0 + cols) of a panel of w, as strips of kNr columns:
 // [strip][steps][kNr], zeros where there is nothing. part (pairs of an fp32 matrix): 0 the value
 // rounded to bf16, 1 what is left of it. w is an [n, depth] matrix:
@@ -151,7 +168,16 @@ void pack_rows(const GemmMatrix& w, int part, int64_t n0, int64_t cols, int64_t 
       ahead = at(w, n0, (d0 + steps) * kWordElems);
     }
     float* to = out + n / kNr * kNr * steps + n % kNr;
-    for (int64_t d = 0; d < steps; d += kLanes) {
+    int64_t d = 0;
+#if !defined(__AVX512F__)
+    if (w.type == GemmElem::bf16 && rows == kLanes) {
+      for (; d + 2 * kLanes <= min_of(steps, w.cols - d0); d += 2 * kLanes) {
+        for (int64_t i = 0; i < next; ++i) _mm_prefetch(ahead + i * w.stride + d * 2, _MM_HINT_T0);
+        pack_pairs(at(w, n0 + n, d0 + d), w.stride, to + d * kNr);
+      }
+    }
+#endif
+    for (; d < steps; d += kLanes) {
       const int64_t words = min_of<int64_t>(kLanes, steps - d);
       const char* line = ahead + d * kWordElems * elem_bytes(w.type);
       for (int64_t i = 0; i < next; ++i) _mm_prefetch(line + i * w.stride, _MM_HINT_T0);
@@ -237,6 +263,8 @@ bool crowded(const Broadcast& x) { return x.group_bytes == 0 && x.row_bytes % 10
   }
 }
 
+#include "backend/cpu/gemm_words_few.inl"
+//
 #include "backend/cpu/gemm_words_bf16t.inl"
 
 // A panel of w on its way: pieces of the sum, packed a pass over the rows at a time.
@@ -357,8 +385,6 @@ struct NextBlock {
 // registers.
 void panel(const GemmJob* job, const GemmChunk* chunk, int64_t t0, int64_t rows, int64_t n0,
            int64_t cols, int64_t depth_block, void* scratch) {
-  if (job->w.type == GemmElem::bf16t && job->t <= kGemmExpandedRows<kLanes == 16>)
-    return panel_expanded(*job, *chunk, t0, rows, n0, cols, static_cast<float*>(scratch));
   PanelOfW w = {.job = *job,
                 .n0 = n0,
                 .cols = cols,

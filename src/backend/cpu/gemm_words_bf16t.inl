@@ -158,7 +158,7 @@ constexpr FusedRows fused_rows(std::integer_sequence<int, M...>) {
 template <int S>
 constexpr FusedRows kFused = fused_rows<S>(std::make_integer_sequence<int, kFusedRows>());
 
-// y[t0.., n0..) for few rows. scratch: a packed block of w2; sums.
+// As panel_squares.
 void panel_expanded(const GemmJob& job, const GemmChunk& chunk, int64_t t0, int64_t rows,
                     int64_t n0, int64_t cols, float* scratch) {
   Piece pieces[kMaxPieces];
@@ -181,30 +181,16 @@ void panel_expanded(const GemmJob& job, const GemmChunk& chunk, int64_t t0, int6
         n += kStripCols;
       }
     }
-    if (count > 1 && job.alpha != 1) {
-      for (int64_t i = 0; i < m * ldc; i += kLanes)
-        store(sums + i, mul(load(sums + i), splat(job.alpha)));
-    }
-    for (int p = 1; p < count; ++p) {
-      for (int64_t d = 0; d < pieces[p].depth; d += kGemmWordsFewDepth) {
-        const int64_t steps = min_of(kGemmWordsFewDepth, pieces[p].depth - d);
-        pack_rows(*pieces[p].w, pieces[p].part, n0, cols, d, steps, scratch);
-        for (int64_t n = 0; n < cols; n += kNr) {
-          const int64_t vectors = (min_of(kNr, cols - n) + kLanes - 1) / kLanes;
-          for (int64_t i = 0; i < m; i += kMr) {
-            Tile tile = {};
-            tile.runs[0] = {tile_of(pieces[p].x, t + i, d), scratch + n / kNr * kNr * steps, steps};
-            tile.ahead = {tile.runs[0].a.data, 0, 0, 16};
-            tile.count = 1;
-            tile.scaled = -1;
-            tile.c = sums + i * ldc + n;
-            tile.ldc = ldc;
-            tile.go_on = true;
-            multiply_tile(tile, min_of(kMr, m - i), vectors * kLanes);
-          }
-        }
-      }
-    }
+    add_second(job, pieces, count, t, m, n0, cols, scratch, sums, ldc);
     finish(job, sums, ldc, t0 + t, m, n0, cols);
   }
+}
+
+void panel_unpacked(const GemmJob* job, const GemmChunk* chunk, int64_t t0, int64_t rows,
+                    int64_t n0, int64_t cols, int64_t, void* scratch) {
+  float* own = static_cast<float*>(scratch);
+#if !defined(__AVX512F__)
+  if (job->w.type != GemmElem::bf16t) return panel_squares(*job, *chunk, t0, rows, n0, cols, own);
+#endif
+  panel_expanded(*job, *chunk, t0, rows, n0, cols, own);
 }
