@@ -336,7 +336,7 @@ TEST_P(GemmPaths, RowsAreExactHoweverPacked) {
       Problem p(c, 15);
       Matrix whole(c.t, c.n, c.y);
       ASSERT_EQ(p.run_into(cpu::gemm(GetParam()), 2, whole).error, nullptr);
-      for (const int64_t t : {1, 31, 45, 290, 512}) {
+      for (const int64_t t : {1, 2, 7, 31, 45, 290, 512}) {
         Matrix part(c.t, c.n, c.y);
         ASSERT_EQ(p.run_into(cpu::gemm(GetParam()), 2, part, 40, 40 + t).error, nullptr);
         for (int64_t i = 40; i < 40 + t; ++i) {
