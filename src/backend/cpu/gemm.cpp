@@ -14,7 +14,8 @@ namespace hone::cpu {
 
 extern const GemmPath kGemmAvx2, kGemmAvx512, kGemmAvx512Bf16, kGemmAmx;
 extern const GemmPath kGemmAvx2Turned, kGemmAvx512Turned, kGemmAvx512Bf16Turned;
-extern const GemmPath kGemmAvx2Unpacked, kGemmAvx512Unpacked, kGemmAvx512Bf16Unpacked;
+extern const GemmPath kGemmAvx2Expanded, kGemmAvx512Expanded, kGemmAvx512Bf16Expanded;
+extern const GemmPath kGemmAvx2Squares;
 extern const GemmNarrowPath kGemmNarrowAvx2, kGemmNarrowAvx512, kGemmNarrowAmx;
 extern const GemmStreamPath kGemmStreamAmx;
 
@@ -22,16 +23,17 @@ namespace {
 
 const GemmPath& path_of(GemmKind kind, GemmForm form) {
   const auto of = [form](const GemmPath& packed, const GemmPath& turned,
-                         const GemmPath& unpacked) -> const GemmPath& {
-    return form == GemmForm::packed ? packed : form == GemmForm::turned ? turned : unpacked;
+                         const GemmPath& expanded) -> const GemmPath& {
+    return form == GemmForm::turned ? turned : form == GemmForm::expanded ? expanded : packed;
   };
   switch (kind) {
     case GemmKind::words256:
-      return of(kGemmAvx2, kGemmAvx2Turned, kGemmAvx2Unpacked);
+      if (form == GemmForm::squares) return kGemmAvx2Squares;
+      return of(kGemmAvx2, kGemmAvx2Turned, kGemmAvx2Expanded);
     case GemmKind::words512:
-      return of(kGemmAvx512, kGemmAvx512Turned, kGemmAvx512Unpacked);
+      return of(kGemmAvx512, kGemmAvx512Turned, kGemmAvx512Expanded);
     case GemmKind::pairs:
-      return of(kGemmAvx512Bf16, kGemmAvx512Bf16Turned, kGemmAvx512Bf16Unpacked);
+      return of(kGemmAvx512Bf16, kGemmAvx512Bf16Turned, kGemmAvx512Bf16Expanded);
     case GemmKind::tiles:
     case GemmKind::stream:
       break;

@@ -18,13 +18,16 @@ namespace {
 //
 #include "backend/cpu/gemm_turned.inl"
 //
+#include "backend/cpu/gemm_squares.inl"
+//
 #include "backend/cpu/gemm_narrow.inl"
 }  // namespace
 
-extern const GemmPath kGemmAvx2, kGemmAvx2Turned, kGemmAvx2Unpacked;
+extern const GemmPath kGemmAvx2, kGemmAvx2Turned, kGemmAvx2Expanded, kGemmAvx2Squares;
 const GemmPath kGemmAvx2 = {prepare, panel};
 const GemmPath kGemmAvx2Turned = {prepare_turned, panel_turned};
-const GemmPath kGemmAvx2Unpacked = {prepare, panel_unpacked};
+const GemmPath kGemmAvx2Expanded = {prepare, panel_expanded};
+const GemmPath kGemmAvx2Squares = {prepare, panel_squares};
 
 extern const GemmNarrowPath kGemmNarrowAvx2;
 const GemmNarrowPath kGemmNarrowAvx2 = {nullptr, panel_narrow};

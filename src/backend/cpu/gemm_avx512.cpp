@@ -21,10 +21,10 @@ namespace {
 #include "backend/cpu/gemm_narrow.inl"
 }  // namespace
 
-extern const GemmPath kGemmAvx512, kGemmAvx512Turned, kGemmAvx512Unpacked;
+extern const GemmPath kGemmAvx512, kGemmAvx512Turned, kGemmAvx512Expanded;
 const GemmPath kGemmAvx512 = {prepare, panel};
 const GemmPath kGemmAvx512Turned = {prepare_turned, panel_turned};
-const GemmPath kGemmAvx512Unpacked = {prepare, panel_unpacked};
+const GemmPath kGemmAvx512Expanded = {prepare, panel_expanded};
 
 extern const GemmNarrowPath kGemmNarrowAvx512;
 const GemmNarrowPath kGemmNarrowAvx512 = {nullptr, panel_narrow};

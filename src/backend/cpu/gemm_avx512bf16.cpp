@@ -91,9 +91,9 @@ int list_pieces(const GemmJob& job, const GemmChunk& chunk, int64_t t0, Piece* o
 #include "backend/cpu/gemm_turned.inl"
 }  // namespace
 
-extern const GemmPath kGemmAvx512Bf16, kGemmAvx512Bf16Turned, kGemmAvx512Bf16Unpacked;
+extern const GemmPath kGemmAvx512Bf16, kGemmAvx512Bf16Turned, kGemmAvx512Bf16Expanded;
 const GemmPath kGemmAvx512Bf16 = {prepare, panel};
 const GemmPath kGemmAvx512Bf16Turned = {prepare_turned, panel_turned};
-const GemmPath kGemmAvx512Bf16Unpacked = {prepare, panel_unpacked};
+const GemmPath kGemmAvx512Bf16Expanded = {prepare, panel_expanded};
 
 }  // namespace hone::cpu

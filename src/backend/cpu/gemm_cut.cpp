@@ -6,17 +6,16 @@
 namespace hone::cpu {
 namespace {
 
+// Forms are of the words paths, and of w as [n, depth].
 GemmForm form_of(GemmKind kind, const GemmJob& job) {
-  if (kind == GemmKind::tiles || kind == GemmKind::stream || job.x_by_depth || job.w_by_depth ||
-      job.k == 0)
-    return GemmForm::packed;
-  const bool narrow = kind == GemmKind::words256;
+  const bool words_path = kind != GemmKind::tiles && kind != GemmKind::stream;
+  if (!words_path || job.x_by_depth || job.w_by_depth || job.k == 0) return GemmForm::packed;
+  const bool wide = kind != GemmKind::words256;
   if (job.w.type == GemmElem::bf16t) {
-    const int64_t most = narrow ? kGemmExpandedRows256 : kGemmExpandedRows;
-    return job.t <= most ? GemmForm::unpacked : GemmForm::packed;
+    const int64_t most = wide ? kGemmExpandedRows : kGemmExpandedRows256;
+    return job.t <= most ? GemmForm::expanded : GemmForm::packed;
   }
-  if (narrow && job.t <= kGemmSquareRows256 && job.w.type != GemmElem::f16)
-    return GemmForm::unpacked;
+  if (!wide && job.t <= kGemmSquareRows && job.w.type != GemmElem::f16) return GemmForm::squares;
   // where its words are as they lie, and x is the smaller side
   const bool words = kind == GemmKind::pairs ? job.w.type == GemmElem::bf16 && job.k % 2 == 0
                                              : job.w.type == GemmElem::f32;
@@ -130,7 +129,7 @@ GemmCut gemm_cut(const DeviceProps& props, GemmKind kind, const GemmJob& job) {
                             ? kGemmWordsChunk / 2
                             : kGemmWordsChunk;
   c.chunk_rows = round_up(ceil_div(job.t, ceil_div(job.t, chunk)), c.row_unit);
-  const bool unpacked = form == GemmForm::unpacked;
+  const bool unpacked = form == GemmForm::expanded || form == GemmForm::squares;
   // few rows: a block of w, read back at once, stays in L1, and is long where w is; of bf16t it is
   // read back often
   const bool few = job.t <= kGemmFewRows && (unpacked || job.w.type != GemmElem::bf16t);

@@ -6,15 +6,16 @@
 
 namespace hone::cpu {
 
-// What multiplies a job: words paths (gemm_words.inl, gemm_turned.inl) of 256 or 512 bits or of
-// bf16 pairs, AMX tiles, or AMX's path of few rows.
+// What multiplies a job: words paths (gemm_tile.h) of 256 or 512 bits or of bf16 pairs, AMX tiles,
+// or AMX's path of few rows.
 enum class GemmKind : uint8_t { words256, words512, pairs, tiles, stream };
 
 GemmKind gemm_kind(Isa isa, const GemmJob& job);
 
-// How its words paths take w: packed a panel at a time; read where it lies while x is packed
-// (gemm_turned.inl); read where it lies for few rows (gemm_words_few.inl).
-enum class GemmForm : uint8_t { packed, turned, unpacked };
+// How words paths take w. packed: a panel at a time. turned: where it lies, while x is packed
+// (gemm_turned.inl). For few rows, straight from memory: expanded: a bf16t w
+// (gemm_words_bf16t.inl); squares: another w (gemm_squares.inl).
+enum class GemmForm : uint8_t { packed, turned, expanded, squares };
 
 // How a job is cut; sizes in bytes.
 struct GemmCut {

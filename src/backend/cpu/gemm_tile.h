@@ -90,9 +90,8 @@ constexpr int64_t kGemmWordsCols512 = 32;  // columns of a register tile: a stri
 constexpr int64_t kGemmWordsCols256 = 16;
 constexpr int64_t kGemmWordsDepth = 1024;  // most words of a block of w
 constexpr int64_t kGemmFewRows = 32;       // of a job: so few that the reading of w counts
-// Rows up to which w isn't packed (gemm_words_few.inl): a bf16t w, there and with 256 bits; other w
-// with 256 bits.
-constexpr int64_t kGemmExpandedRows = 32, kGemmExpandedRows256 = 8, kGemmSquareRows256 = 8;
+// Most rows of the forms that don't pack w (gemm_cut.h): expanded, there with 256 bits, squares.
+constexpr int64_t kGemmExpandedRows = 32, kGemmExpandedRows256 = 8, kGemmSquareRows = 8;
 constexpr int64_t kGemmWordsFewDepth = 256;  // most words of a block for so few
 constexpr int64_t kGemmWordsChunk = 1036;    // most rows of a chunk: its sums stay there too
 // Columns of an fp32 w up to which both of its bf16 parts lie in one strip.

@@ -263,8 +263,35 @@ bool crowded(const Broadcast& x) { return x.group_bytes == 0 && x.row_bytes % 10
   }
 }
 
-#include "backend/cpu/gemm_words_few.inl"
-//
+// For few rows by a w that isn't packed: sums[m][ldc] = alpha sums + the low-rank words of rows [t, t + m). scratch: a packed block of w2.
+void add_second(const GemmJob& job, const Piece (&pieces)[kMaxPieces], int count, int64_t t,
+                int64_t m, int64_t n0, int64_t cols, float* scratch, float* sums, int64_t ldc) {
+  if (count > 1 && job.alpha != 1) {
+    for (int64_t i = 0; i < m * ldc; i += kLanes)
+      store(sums + i, mul(load(sums + i), splat(job.alpha)));
+  }
+  for (int p = 1; p < count; ++p) {
+    for (int64_t d = 0; d < pieces[p].depth; d += kGemmWordsFewDepth) {
+      const int64_t steps = min_of(kGemmWordsFewDepth, pieces[p].depth - d);
+      pack_rows(*pieces[p].w, pieces[p].part, n0, cols, d, steps, scratch);
+      for (int64_t n = 0; n < cols; n += kNr) {
+        const int64_t vectors = (min_of(kNr, cols - n) + kLanes - 1) / kLanes;
+        for (int64_t i = 0; i < m; i += kMr) {
+          Tile tile = {};
+          tile.runs[0] = {tile_of(pieces[p].x, t + i, d), scratch + n / kNr * kNr * steps, steps};
+          tile.ahead = {tile.runs[0].a.data, 0, 0, 16};
+          tile.count = 1;
+          tile.scaled = -1;
+          tile.c = sums + i * ldc + n;
+          tile.ldc = ldc;
+          tile.go_on = true;
+          multiply_tile(tile, min_of(kMr, m - i), vectors * kLanes);
+        }
+      }
+    }
+  }
+}
+
 #include "backend/cpu/gemm_words_bf16t.inl"
 
 // A panel of w on its way: pieces of the sum, packed a pass over the rows at a time.

@@ -158,39 +158,31 @@ constexpr FusedRows fused_rows(std::integer_sequence<int, M...>) {
 template <int S>
 constexpr FusedRows kFused = fused_rows<S>(std::make_integer_sequence<int, kFusedRows>());
 
-// As panel_squares.
-void panel_expanded(const GemmJob& job, const GemmChunk& chunk, int64_t t0, int64_t rows,
-                    int64_t n0, int64_t cols, float* scratch) {
+// y[t0.., n0..) for few rows. scratch: a packed block of w2; sums.
+void panel_expanded(const GemmJob* job, const GemmChunk* chunk, int64_t t0, int64_t rows,
+                    int64_t n0, int64_t cols, int64_t, void* scratch) {
   Piece pieces[kMaxPieces];
-  const int count = list_pieces(job, chunk, t0, pieces);
+  const int count = list_pieces(*job, *chunk, t0, pieces);
   const int64_t ldc = (cols + kNr - 1) / kNr * kNr;
-  float* sums = scratch + ldc * kGemmWordsFewDepth;
+  float* second = static_cast<float*>(scratch);
+  float* sums = second + ldc * kGemmWordsFewDepth;
   for (int64_t t = 0; t < rows; t += kFusedRows) {
     const int64_t m = min_of<int64_t>(kFusedRows, rows - t);
     const Broadcast x = tile_of(pieces[0].x, t, 0);
     for (int64_t n = 0; n < cols;) {
       const int64_t left = (cols - n) / kStripCols, most = kFusedSums / (m * kHalves);
       if (left >= 4 && most >= 4) {
-        kFused<4>.of[m - 1](x, job.w, n0 + n, sums + n, ldc);
+        kFused<4>.of[m - 1](x, job->w, n0 + n, sums + n, ldc);
         n += 4 * kStripCols;
       } else if (left >= 2 && most >= 2) {
-        kFused<2>.of[m - 1](x, job.w, n0 + n, sums + n, ldc);
+        kFused<2>.of[m - 1](x, job->w, n0 + n, sums + n, ldc);
         n += 2 * kStripCols;
       } else {
-        kFused<1>.of[m - 1](x, job.w, n0 + n, sums + n, ldc);
+        kFused<1>.of[m - 1](x, job->w, n0 + n, sums + n, ldc);
         n += kStripCols;
       }
     }
-    add_second(job, pieces, count, t, m, n0, cols, scratch, sums, ldc);
-    finish(job, sums, ldc, t0 + t, m, n0, cols);
+    add_second(*job, pieces, count, t, m, n0, cols, second, sums, ldc);
+    finish(*job, sums, ldc, t0 + t, m, n0, cols);
   }
-}
-
-void panel_unpacked(const GemmJob* job, const GemmChunk* chunk, int64_t t0, int64_t rows,
-                    int64_t n0, int64_t cols, int64_t, void* scratch) {
-  float* own = static_cast<float*>(scratch);
-#if !defined(__AVX512F__)
-  if (job->w.type != GemmElem::bf16t) return panel_squares(*job, *chunk, t0, rows, n0, cols, own);
-#endif
-  panel_expanded(*job, *chunk, t0, rows, n0, cols, own);
 }

@@ -1,37 +1,7 @@
-// gemm of few rows where w lies as [n, depth] and passes once, straight from memory: what it shares
-// with the bf16t path, and small squares of w that are turned in cache. Part of gemm_words.inl.
+// gemm of few rows by an fp32 or bf16 w ([n, depth]) that passes once, straight from memory: squares
+// of kLanes rows by kLanes 32-bit words (one fp32, two bf16) are turned in cache. The chain over the
+// depth, and so every bit, is that of gemm_words.inl, after which this is included (AVX2).
 
-// sums[m][ldc] = alpha sums + the low-rank words of rows [t, t + m). scratch: a packed block of w2.
-void add_second(const GemmJob& job, const Piece (&pieces)[kMaxPieces], int count, int64_t t,
-                int64_t m, int64_t n0, int64_t cols, float* scratch, float* sums, int64_t ldc) {
-  if (count > 1 && job.alpha != 1) {
-    for (int64_t i = 0; i < m * ldc; i += kLanes)
-      store(sums + i, mul(load(sums + i), splat(job.alpha)));
-  }
-  for (int p = 1; p < count; ++p) {
-    for (int64_t d = 0; d < pieces[p].depth; d += kGemmWordsFewDepth) {
-      const int64_t steps = min_of(kGemmWordsFewDepth, pieces[p].depth - d);
-      pack_rows(*pieces[p].w, pieces[p].part, n0, cols, d, steps, scratch);
-      for (int64_t n = 0; n < cols; n += kNr) {
-        const int64_t vectors = (min_of(kNr, cols - n) + kLanes - 1) / kLanes;
-        for (int64_t i = 0; i < m; i += kMr) {
-          Tile tile = {};
-          tile.runs[0] = {tile_of(pieces[p].x, t + i, d), scratch + n / kNr * kNr * steps, steps};
-          tile.ahead = {tile.runs[0].a.data, 0, 0, 16};
-          tile.count = 1;
-          tile.scaled = -1;
-          tile.c = sums + i * ldc + n;
-          tile.ldc = ldc;
-          tile.go_on = true;
-          multiply_tile(tile, min_of(kMr, m - i), vectors * kLanes);
-        }
-      }
-    }
-  }
-}
-
-#if !defined(__AVX512F__)
-// Of an fp32 or bf16 w: squares of kLanes rows by kLanes 32-bit words (one fp32, two bf16).
 // More rows of w at once would be more streams than memory is read well in, fewer a chain that
 // waits for itself.
 constexpr int kSquareRows = 4;        // of x together
@@ -119,24 +89,24 @@ void multiply_squares(const Broadcast& x, const GemmMatrix& w, int64_t n, int64_
   for (int i = 0; i < G * M; ++i) store(c + i % M * ldc + i / M * kLanes, acc[i / M][i % M]);
 }
 
-// y[t0.., n0..) for few rows. scratch: a packed block of w2; sums.
-void panel_squares(const GemmJob& job, const GemmChunk& chunk, int64_t t0, int64_t rows, int64_t n0,
-                   int64_t cols, float* scratch) {
+// scratch: a packed block of w2; sums.
+void panel_squares(const GemmJob* job, const GemmChunk* chunk, int64_t t0, int64_t rows, int64_t n0,
+                   int64_t cols, int64_t, void* scratch) {
   using MultiplySquares =
       void (*)(const Broadcast&, const GemmMatrix&, int64_t, int64_t, float*, int64_t);
   constexpr MultiplySquares kOf[kSquareRows] = {multiply_squares<1>, multiply_squares<2>,
                                                 multiply_squares<3>, multiply_squares<4>};
   static_assert(kSquares * kLanes == kNr);
   Piece pieces[kMaxPieces];
-  const int count = list_pieces(job, chunk, t0, pieces);
+  const int count = list_pieces(*job, *chunk, t0, pieces);
   const int64_t ldc = (cols + kNr - 1) / kNr * kNr;
-  float* sums = scratch + ldc * kGemmWordsFewDepth;
+  float* second = static_cast<float*>(scratch);
+  float* sums = second + ldc * kGemmWordsFewDepth;
   for (int64_t t = 0; t < rows; t += kSquareRows) {
     const int64_t m = min_of<int64_t>(kSquareRows, rows - t);
     for (int64_t n = 0; n < cols; n += kNr)
-      kOf[m - 1](tile_of(pieces[0].x, t, 0), job.w, n0 + n, min_of(kNr, cols - n), sums + n, ldc);
-    add_second(job, pieces, count, t, m, n0, cols, scratch, sums, ldc);
-    finish(job, sums, ldc, t0 + t, m, n0, cols);
+      kOf[m - 1](tile_of(pieces[0].x, t, 0), job->w, n0 + n, min_of(kNr, cols - n), sums + n, ldc);
+    add_second(*job, pieces, count, t, m, n0, cols, second, sums, ldc);
+    finish(*job, sums, ldc, t0 + t, m, n0, cols);
   }
 }
-#endif
