@@ -76,9 +76,14 @@ void run_job(const KernelCtx& ctx, GemmKind kind, const GemmJob& job, const Gemm
                              c.prepared > 0 ? ctx.scratch : nullptr,
                              c.in_place,
                              c.pass_words,
-                             c.cols * ctx.pool->size()};
+                             c.cols * ctx.pool->size(),
+                             c.block_rows,
+                             c.groups};
     if (c.prepared > 0) {
-      const int64_t unit = round_up(32, c.row_unit);
+      // rows of an x by depth lie beside each other: long pieces of lines, but several for a thread
+      const int64_t most = ceil_div(chunk.rows, 4 * ctx.pool->size());
+      const int64_t unit = round_up(
+          job.x_by_depth ? std::clamp<int64_t>(most, 32, 16 * c.row_unit) : 32, c.row_unit);
       ctx.pool->run(ceil_div(chunk.rows, unit), [&](int64_t task, int) {
         path.prepare(&job, &chunk, begin + task * unit, std::min(unit, chunk.rows - task * unit));
       });

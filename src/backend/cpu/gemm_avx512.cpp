@@ -16,6 +16,8 @@ namespace {
 //
 #include "backend/cpu/gemm_words.inl"
 //
+#include "backend/cpu/gemm_panel.inl"
+//
 #include "backend/cpu/gemm_turned.inl"
 //
 #include "backend/cpu/gemm_narrow.inl"

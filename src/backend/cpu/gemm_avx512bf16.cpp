@@ -88,6 +88,8 @@ int list_pieces(const GemmJob& job, const GemmChunk& chunk, int64_t t0, Piece* o
 //
 #include "backend/cpu/gemm_words.inl"
 //
+#include "backend/cpu/gemm_panel.inl"
+//
 #include "backend/cpu/gemm_turned.inl"
 }  // namespace
 

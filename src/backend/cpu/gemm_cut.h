@@ -29,6 +29,8 @@ struct GemmCut {
   int64_t panel = 0;        // scratch of one worker
   int64_t in_place = 0;     // GemmChunk
   int64_t pass_words = 0;   // GemmChunk
+  int64_t block_rows = 0;   // GemmChunk
+  bool groups = false;      // GemmChunk
   GemmForm form = GemmForm::packed;
 };
 

@@ -7,7 +7,15 @@ constexpr int64_t kWordElems = 1;
 constexpr int kSecondParts = 1, kSecondProducts = 1;
 constexpr SecondProduct kSecond[kSecondProducts] = {{0, 0}};
 
+#if defined(__AVX512F__)
 inline Vec multiply_add(Vec a, Vec b, Vec c) { return fma(a, b, c); }
+#else
+// Of 16 registers the compiler frees some by moving sums about and to memory, if it may choose.
+inline Vec multiply_add(Vec a, Vec b, Vec c) {
+  __asm__("vfmadd231ps %2, %1, %0" : "+x"(c) : "x"(a), "x"(b));
+  return c;
+}
+#endif
 
 // Whether kLanes words of a row from word d lie in w as they are.
 bool plain_words(const GemmMatrix& w, int64_t d) {
@@ -35,19 +43,72 @@ inline void line_words(__m256i pairs, Vec (&words)[2]) {
 }
 #endif
 
-// fp32 rows of x are read in place; bf16 rows are prepared as [rows][k], x that lies by depth in
-// groups of rows as [group][k][rows of the group].
+// A group of rows of a matrix, from row t on, as [cols][kMr]; zeros for the rows it doesn't have.
+[[maybe_unused]] void pack_group(const GemmMatrix& x, int64_t t, int64_t rows, float* out) {
+  const int64_t size = elem_bytes(x.type);
+  for (int64_t d = 0; d < x.cols; d += kLanes) {
+    const int64_t words = min_of<int64_t>(kLanes, x.cols - d);
+    const char* in = at(x, t, d);
+    Vec r[kLanes];
+    if (rows == kMr && words == kLanes) {
+      for (int64_t i = 0; i < kLanes; ++i) {
+        r[i] = i < kMr ? expand(x.type, in + i * x.stride) : zero();
+        if (i < kMr) _mm_prefetch(in + i * x.stride + 16 * kLanes * size, _MM_HINT_T0);
+      }
+    } else {
+      for (int64_t i = 0; i < kLanes; ++i)
+        r[i] = i < rows ? expand_some(x.type, in + i * x.stride, words) : zero();
+    }
+    // lanes beyond kMr are what the next line writes over: ascending, and not behind the last
+    if (d + kLanes < x.cols) {
+      transpose(r, out + d * kMr, kMr);
+    } else {
+      float square[kLanes * kLanes];
+      transpose(r, square, kLanes);
+      for (int64_t i = 0; i < words; ++i)
+        __builtin_memcpy(out + (d + i) * kMr, square + i * kLanes, kMr * 4);
+    }
+  }
+}
+// The same of a matrix by depth, for rows of it that are columns [t, t + count):
+// [group][x.rows][kMr].
+void copy_groups(const GemmMatrix& x, int64_t t, int64_t count, float* out) {
+  constexpr int64_t kAhead = 8;
+  const int64_t size = elem_bytes(x.type);
+  for (int64_t k = 0; k < x.rows; ++k) {
+    const char* in = at(x, k, t);
+    if (k + kAhead < x.rows) {
+      for (int64_t i = 0; i < count * size; i += 64)
+        _mm_prefetch(in + kAhead * x.stride + i, _MM_HINT_T0);
+    }
+    // as in pack_group
+    const bool last = k + 1 == x.rows;
+    for (int64_t i = 0; i < count; i += kMr) {
+      float* to = out + i * x.rows + k * kMr;
+      if (!last && t + i + kLanes <= x.cols) {
+        store(to, expand(x.type, in + i * size));
+      } else {
+        float line[kLanes];
+        store(line, expand_some(x.type, in + i * size, min_of(kMr, count - i)));
+        __builtin_memcpy(to, line, kMr * 4);
+      }
+    }
+  }
+}
+
+int64_t whole_groups(int64_t rows) { return (rows + kMr - 1) / kMr * kMr; }
+
+// By groups, or else bf16 rows as [rows][k]; fp32 rows are read in place.
 void prepare(const GemmJob* job, const GemmChunk* chunk, int64_t t0, int64_t rows) {
   float* out = static_cast<float*>(chunk->prepared);
   const GemmMatrix& x = job->x;
-  if (job->x_by_depth) {
-    for (int64_t k = 0; k < job->k; ++k) {
-      for (int64_t t = t0; t < t0 + rows; t += kMr) {
-        float* to = out + ((t - chunk->begin) * job->k + k * kMr);
-        const char* in = at(x, k, t);
-        const int64_t count = min_of(kMr, t0 + rows - t);
-        for (int64_t i = 0; i < count; ++i) to[i] = scalar(x.type, in + i * elem_bytes(x.type));
-      }
+  if (chunk->groups) {
+    float* second = out + whole_groups(chunk->rows) * job->k;
+    if (job->x_by_depth) copy_groups(x, t0, rows, out + (t0 - chunk->begin) * job->k);
+    for (int64_t t = t0; t < t0 + rows; t += kMr) {
+      const int64_t count = min_of(kMr, t0 + rows - t), at = t - chunk->begin;
+      if (!job->x_by_depth) pack_group(x, t, count, out + at * job->k);
+      if (job->r > 0) pack_group(job->x2, t, count, second + at * job->r);
     }
     return;
   }
@@ -65,7 +126,7 @@ int list_pieces(const GemmJob& job, const GemmChunk& chunk, int64_t t0, Piece* o
   const char* base = static_cast<const char*>(chunk.prepared);
   const int64_t t = t0 - chunk.begin;
   Broadcast x;
-  if (job.x_by_depth) {
+  if (chunk.groups) {
     x = by_depth(base + t * job.k * 4, job.k);
   } else if (job.x.type == GemmElem::f32) {
     x = by_rows(at(job.x, t0, 0), job.x.stride);
@@ -74,6 +135,8 @@ int list_pieces(const GemmJob& job, const GemmChunk& chunk, int64_t t0, Piece* o
   }
   out[0] = {x, &job.w, 0, job.k, false};
   if (job.r == 0) return 1;
-  out[1] = {by_rows(at(job.x2, t0, 0), job.x2.stride), &job.w2, 0, job.r, true};
+  x = chunk.groups ? by_depth(base + (whole_groups(chunk.rows) * job.k + t * job.r) * 4, job.r)
+                   : by_rows(at(job.x2, t0, 0), job.x2.stride);
+  out[1] = {x, &job.w2, 0, job.r, true};
   return 2;
 }

@@ -39,6 +39,10 @@ struct GemmChunk {
   // words paths: most words of the depth that are packed at once (a block of the product, the
   // low-rank words too behind the last one); columns from a panel to its worker's next, about
   int64_t pass_words, next_panel;
+  // and rows of x, whole tiles, that meet a strip of w before the next strip
+  int64_t block_rows;
+  // and whether x (and x2) is prepared by groups of rows of a tile: [group][depth][rows of it]
+  bool groups;
 };
 
 // One instruction path. prepare fills the rows [t0, t0 + rows) of a chunk; panel computes y[t0..,
@@ -94,10 +98,11 @@ constexpr int64_t kGemmFewRows = 32;       // of a job: so few that the reading 
 constexpr int64_t kGemmExpandedRows = 32, kGemmExpandedRows256 = 8, kGemmSquareRows = 8;
 constexpr int64_t kGemmWordsFewDepth = 256;  // most words of a block for so few
 constexpr int64_t kGemmWordsChunk = 1036;    // most rows of a chunk: its sums stay there too
+constexpr int64_t kGemmGroupsCols = 512;     // columns from which x is packed by groups (256 bits)
 // Columns of an fp32 w up to which both of its bf16 parts lie in one strip.
 constexpr int64_t kGemmBothCols = 16;
 // Turned products: x is packed and w is read where it lies, for at most so many rows.
-constexpr int64_t kGemmTurnedRows = 512;
+constexpr int64_t kGemmTurnedRows = 512, kGemmTurnedRows256 = 128;
 constexpr int64_t kGemmTurnedCols = 128;  // of a panel, at most
 // Tiles (gemm_amx.cpp): 32 x 32 blocks of y, steps of 32 along the depth.
 constexpr int64_t kGemmTileRows = 32;

@@ -41,7 +41,8 @@ inline void store_bf16(void* p, Vec v) {
                       _mm512_cvtepi32_epi16(_mm512_mask_mov_epi32(rounded, nan, quiet)));
 }
 #endif
-// out row i (out_stride floats apart) becomes column i of the 16 x 16 words at in.
+// out row i (out_stride floats apart) becomes column i of the square r; rows are stored in ascending
+// order.
 inline void transpose(Vec (&r)[16], float* out, int64_t out_stride) {
   __m512i a[16], b[16];
   for (int i = 0; i < 16; ++i) a[i] = _mm512_castps_si512(r[i]);
@@ -61,13 +62,11 @@ inline void transpose(Vec (&r)[16], float* out, int64_t out_stride) {
     b[i + 8] = _mm512_shuffle_i32x4(a[i + 8], a[i + 12], 0x88);
     b[i + 12] = _mm512_shuffle_i32x4(a[i + 8], a[i + 12], 0xdd);
   }
-  for (int i = 0; i < 8; ++i) {
-    const __m512i low = _mm512_shuffle_i32x4(b[i], b[i + 8], 0x88);
-    const __m512i high = _mm512_shuffle_i32x4(b[i], b[i + 8], 0xdd);
-    // b[i] holds lanes 0 and 2 (i < 4) or 1 and 3 of the four row groups
-    _mm512_storeu_si512(out + i * out_stride, low);
-    _mm512_storeu_si512(out + (i + 8) * out_stride, high);
-  }
+  // b[i] holds lanes 0 and 2 (i < 4) or 1 and 3 of the four row groups
+  for (int i = 0; i < 8; ++i)
+    _mm512_storeu_si512(out + i * out_stride, _mm512_shuffle_i32x4(b[i], b[i + 8], 0x88));
+  for (int i = 0; i < 8; ++i)
+    _mm512_storeu_si512(out + (i + 8) * out_stride, _mm512_shuffle_i32x4(b[i], b[i + 8], 0xdd));
 }
 #else
 constexpr int kLanes = 8, kVecs = 2;
@@ -115,10 +114,10 @@ inline void transpose(Vec (&r)[8], float* out, int64_t out_stride) {
     b[i + 2] = _mm256_shuffle_ps(a[i + 1], a[i + 3], 0x44);
     b[i + 3] = _mm256_shuffle_ps(a[i + 1], a[i + 3], 0xee);
   }
-  for (int i = 0; i < 4; ++i) {
+  for (int i = 0; i < 4; ++i)
     store(out + i * out_stride, _mm256_permute2f128_ps(b[i], b[i + 4], 0x20));
+  for (int i = 0; i < 4; ++i)
     store(out + (i + 4) * out_stride, _mm256_permute2f128_ps(b[i], b[i + 4], 0x31));
-  }
 }
 #endif
 

@@ -8,15 +8,28 @@
 
 constexpr int64_t kNr = kLanes * kVecs;
 
-// Lines a register tile fetches meanwhile, one a word of the depth: count (even) of them inner
-// bytes apart, then the same from outer bytes on.
+// Words of the depth a register tile takes at a time, and how many it takes for each line that it
+// fetches meanwhile. With 256 bits the loop's own instructions are what multiply-adds wait for
+// where another thread shares the core: 8 words instead of 2 and a quarter of the fetches are a
+// tenth of all.
+#if defined(__AVX512F__)
+constexpr int kUnroll = 2, kWordsPerFetch = 1;
+#else
+constexpr int kUnroll = 8, kWordsPerFetch = 4;
+#endif
+
+// Lines a register tile fetches meanwhile: count (even) of them inner bytes apart, then the same
+// from outer bytes on.
 struct Ahead {
   const char* data;
   int64_t inner, outer;
   int count;
 };
-// 16 rows side by side, line after line.
-inline Ahead rows_ahead(const char* data, int64_t row_bytes) { return {data, row_bytes, 64, 16}; }
+// So many rows side by side, line after line: as many words of each as the tile takes.
+constexpr int kRowsAhead = 16 / kWordsPerFetch;
+inline Ahead rows_ahead(const char* data, int64_t row_bytes) {
+  return {data, row_bytes, 64, kRowsAhead};
+}
 
 // A run of the depth: words of the broadcast operand against packed vectors, [steps][kNr].
 struct Run {
@@ -97,17 +110,23 @@ void multiply(const Tile& tile) {
         third[m / 3] += words * (kGroups ? kMr * 4 : 4);
       b += words * kNr;
     };
-    for (int64_t k = 0; k + 2 <= steps; k += 2) {
+    int64_t k = 0;
+    for (; k + kUnroll <= steps; k += kUnroll) {
+      static_assert(kUnroll == 2 * kWordsPerFetch);
       _mm_prefetch(line, _MM_HINT_T1);
       _mm_prefetch(line + inner, _MM_HINT_T1);
       left -= 2;
       line += left ? 2 * inner : back;
       left = left ? left : tile.ahead.count;
-      multiply_word<M, V, kGroups>(third, row_bytes, 0, b, acc);
-      multiply_word<M, V, kGroups>(third, row_bytes, 1, b, acc);
-      advance(2);
+#pragma GCC unroll 16
+      for (int word = 0; word < kUnroll; ++word)
+        multiply_word<M, V, kGroups>(third, row_bytes, word, b, acc);
+      advance(kUnroll);
     }
-    if (steps % 2) multiply_word<M, V, kGroups>(third, row_bytes, 0, b, acc);
+    for (; k < steps; ++k) {
+      multiply_word<M, V, kGroups>(third, row_bytes, 0, b, acc);
+      advance(1);
+    }
   }
 #pragma GCC unroll 16
   for (int m = 0; m < M; ++m) {
@@ -263,7 +282,8 @@ bool crowded(const Broadcast& x) { return x.group_bytes == 0 && x.row_bytes % 10
   }
 }
 
-// For few rows by a w that isn't packed: sums[m][ldc] = alpha sums + the low-rank words of rows [t, t + m). scratch: a packed block of w2.
+// For few rows by a w that isn't packed: sums[m][ldc] = alpha sums + the low-rank words of rows [t,
+// t + m). scratch: a packed block of w2.
 void add_second(const GemmJob& job, const Piece (&pieces)[kMaxPieces], int count, int64_t t,
                 int64_t m, int64_t n0, int64_t cols, float* scratch, float* sums, int64_t ldc) {
   if (count > 1 && job.alpha != 1) {
@@ -293,195 +313,3 @@ void add_second(const GemmJob& job, const Piece (&pieces)[kMaxPieces], int count
 }
 
 #include "backend/cpu/gemm_words_bf16t.inl"
-
-// A panel of w on its way: pieces of the sum, packed a pass over the rows at a time.
-struct PanelOfW {
-  const GemmJob& job;
-  int64_t n0, cols, depth_block, pass_words;
-  float* packed;  // [strips][pass_words][kNr]
-  Piece pieces[kMaxPieces] = {};
-  int count = 0;
-  // not 0: the two parts of a narrow fp32 w are columns of one strip, so far apart
-  int64_t both = 0;
-  // where the next pass begins
-  int piece = 0;
-  int64_t depth = 0;
-  bool scaled = job.alpha == 1;
-
-  // What a pass multiplies: words of x from the d-th of a piece with packed ones of w.
-  struct Part {
-    const Piece* piece;
-    int64_t d, steps;
-    const float* packed;
-  };
-  struct Pass {
-    Part parts[kMaxRuns];
-    int count, scaled;  // as in Tile
-    int64_t words;
-  };
-
-  void list(const GemmChunk& chunk, int64_t t0) {
-    const int listed = list_pieces(job, chunk, t0, pieces);
-    for (int p = 0; p < listed; ++p) {  // but those without depth
-      if (pieces[p].depth > 0) pieces[count++] = pieces[p];
-    }
-    const bool narrow = job.w.type == GemmElem::f32 && job.n <= kGemmBothCols;
-    if (kSecondParts == 2 && narrow && count == 2) {
-      both = job.n <= kLanes / 2 ? kLanes / 2 : kLanes;
-      count = 1;
-    }
-  }
-  int64_t strips() const { return (cols + kNr - 1) / kNr; }
-  bool done() const { return piece == count; }
-  // Whether what comes next is not w any more.
-  bool behind_w() const { return done() || pieces[piece].second; }
-  bool one_pass() const {
-    int64_t words = 0;
-    bool whole = true;
-    for (int p = 0; p < count; ++p) {
-      words += pieces[p].depth;
-      whole &= pieces[p].depth <= depth_block;
-    }
-    return whole && words <= pass_words;
-  }
-
-  Pass next_pass() {
-    Pass pass = {};
-    pass.scaled = -1;
-    while (!done() && pass.count < kMaxRuns) {
-      const Piece& p = pieces[piece];
-      const int64_t steps = min_of(depth_block, p.depth - depth);
-      if (pass.count > 0 && pass.words + steps > pass_words) break;
-      if (p.second && !scaled) {
-        pass.scaled = pass.count;
-        scaled = true;
-      }
-      float* to = packed + pass.words * strips() * kNr;
-      pack(p, steps, to);
-      pass.parts[pass.count++] = {&p, depth, steps, to};
-      pass.words += steps;
-      depth += steps;
-      if (depth == p.depth) {
-        depth = 0;
-        ++piece;
-      }
-    }
-    return pass;
-  }
-  void pack(const Piece& p, int64_t steps, float* to) const {
-    if (both != 0) return pack_both(job.w, job.w_by_depth, cols, both, depth, steps, to);
-    const auto pack_words = p.w->type == GemmElem::bf16t ? pack_expanded
-                            : job.w_by_depth             ? pack_columns
-                                                         : pack_rows;
-    pack_words(*p.w, p.part, n0, cols, depth, steps, to);
-  }
-};
-
-// The block of w that is packed next, fetched some rows at a time: behind the last of a panel the
-// first of the worker's next panel.
-struct NextBlock {
-  const GemmMatrix& w;
-  bool by_depth;
-  int64_t n, d, row, rows;  // row: of the block, the next to be fetched
-  int lines;                // of a row, by depth
-
-  NextBlock(const PanelOfW& panel, int64_t next_panel)
-      : w(panel.job.w), by_depth(panel.job.w_by_depth) {
-    const bool behind = panel.behind_w();
-    n = behind ? panel.n0 + next_panel : panel.n0;
-    d = behind ? 0 : panel.depth;
-    const int64_t cols = min_of(panel.cols, panel.job.n - n);
-    lines = static_cast<int>((cols * elem_bytes(w.type) + 127) / 128 * 2);
-    rows = by_depth ? min_of(panel.depth_block * kWordElems, w.rows - d * kWordElems) : cols;
-    row = behind || by_depth ? 0 : kLanes;  // pack_rows asks for the first itself
-    if (w.type == GemmElem::bf16t || cols <= 0 || panel.depth_block <= 32) rows = 0;
-  }
-  bool more() const { return row < rows; }
-  // What a register tile of so many words fetches.
-  Ahead take(int64_t words) {
-    const int64_t from = row;
-    row += by_depth ? (words + lines - 1) / lines : 16;
-    return by_depth ? Ahead{at(w, d * kWordElems + from, n), 64, w.stride, lines}
-                    : rows_ahead(at(w, n + from, d * kWordElems), w.stride);
-  }
-};
-
-// scratch: packed words of w (whole strips of pass_words), a tile of x, then fp32 sums: [tiles of
-// rows][strips][rows of a tile][kNr]. A block of w stays in L2 while all the rows pass by, a tile
-// of x in L1 while it meets the strips. Low-rank words follow the product's last block in the
-// registers.
-void panel(const GemmJob* job, const GemmChunk* chunk, int64_t t0, int64_t rows, int64_t n0,
-           int64_t cols, int64_t depth_block, void* scratch) {
-  PanelOfW w = {.job = *job,
-                .n0 = n0,
-                .cols = cols,
-                .depth_block = depth_block,
-                .pass_words = chunk->pass_words,
-                .packed = static_cast<float*>(scratch)};
-  w.list(*chunk, t0);
-  const int64_t strips = w.strips();
-  float* copy = w.packed + strips * chunk->pass_words * kNr;
-  float* sums = copy + (depth_block + 16) * kMr;
-  const bool one_pass = w.one_pass();
-  // rows of a tile, as even as they can be
-  const int64_t tiles = (rows + kMr - 1) / kMr;
-  const int64_t mr = job->x_by_depth ? kMr : (rows + tiles - 1) / tiles;
-  const int y_lines = static_cast<int>((cols * elem_bytes(job->y.type) + 127) / 128 * 2);
-  bool go_on = false;
-  while (!w.done()) {
-    const PanelOfW::Pass pass = w.next_pass();
-    const bool last = w.done();
-    Tile tile = {.count = pass.count, .scaled = pass.scaled, .alpha = job->alpha, .ldc = kNr};
-    tile.go_on = go_on;
-    NextBlock next(w, chunk->next_panel);
-    float* c = sums;
-    for (int64_t t = 0; t < rows; t += mr) {
-      const int64_t m = min_of(mr, rows - t), steps = pass.parts[0].steps;
-      for (int i = 0; i < pass.count; ++i) {
-        const PanelOfW::Part& part = pass.parts[i];
-        tile.runs[i] = {tile_of(part.piece->x, t, part.d), part.packed, part.steps};
-      }
-      Broadcast& x = tile.runs[0].a;
-      // the next tiles of x and y and the next block of w are on their way meanwhile
-      const Ahead idle = {x.data, 0, 0, 16},
-                  y_ahead = {at(job->y, t0 + t + m, n0), 64, job->y.stride, y_lines},
-                  x_ahead = x.group_bytes ? Ahead{x.data + x.group_bytes, 64, 64 * 16, 16}
-                                          : rows_ahead(x.data + m * x.row_bytes, x.row_bytes);
-      if (strips > 1 && crowded(x)) {
-        const int64_t line_words = ((steps + 15) / 16 | 1) * 16;  // an odd number of lines
-        for (int64_t i = 0; i < m; ++i)
-          __builtin_memcpy(copy + i * line_words, x.data + i * x.row_bytes,
-                           static_cast<size_t>(steps) * 4);
-        x = by_rows(reinterpret_cast<const char*>(copy), line_words * 4);
-      }
-      for (int64_t s = 0; s < strips; ++s) {
-        const int64_t n = n0 + s * kNr, strip_cols = min_of(kNr, cols - s * kNr);
-        tile.ahead = idle;
-        if (s < 2 && t + m < rows) {
-          tile.ahead = s == 0 ? x_ahead : last ? y_ahead : idle;
-        } else if (next.more()) {
-          tile.ahead = next.take(pass.words);
-        } else if (job->w_by_depth && t == 0 && steps <= 32 && !w.behind_w()) {
-          // short blocks: these columns in rows that pack_columns hasn't asked for
-          tile.ahead =
-              rows_ahead(at(job->w, (w.depth + kColumnsAhead) * kWordElems, n), job->w.stride);
-        }
-        if (go_on) {
-          for (int64_t i = 0; i < m * kNr; i += 16) _mm_prefetch(c + m * kNr + i, _MM_HINT_T0);
-        }
-        tile.c = c;
-        multiply_tile(tile, m, w.both != 0 ? 2 * w.both : strip_cols);
-        if (last && w.both != 0) fold(c, m, w.both);
-        if (last) finish(*job, c, kNr, t0 + t, m, n, strip_cols);
-        if (!one_pass) c += m * kNr;
-        for (int i = 0; i < pass.count; ++i) tile.runs[i].b += pass.parts[i].steps * kNr;
-      }
-    }
-    go_on = true;
-  }
-  if (!go_on) {
-    for (int64_t i = 0; i < rows * kNr; i += kLanes) store(sums + i, zero());
-    for (int64_t n = 0; n < cols; n += kNr)
-      finish(*job, sums, kNr, t0, rows, n0 + n, min_of(kNr, cols - n));
-  }
-}
