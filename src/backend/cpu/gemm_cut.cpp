@@ -161,7 +161,8 @@ GemmCut cut_words(const DeviceProps& props, GemmKind kind, GemmForm form, const 
   } else if (c.groups) {
     c.prepared = c.chunk_rows * (job.k + job.r) * 4;
   } else {
-    c.prepared = job.x.type == GemmElem::bf16 ? c.chunk_rows * job.k * 4 : 0;
+    const bool raw = form == GemmForm::packed && !few && job.r == 0 && job.n <= kGemmRawCols;
+    c.prepared = job.x.type == GemmElem::bf16 && !raw ? c.chunk_rows * job.k * 4 : 0;
   }
   c.prepared = round_up(c.prepared, 64);
   if (unpacked) c.depth_block = kGemmWordsFewDepth;

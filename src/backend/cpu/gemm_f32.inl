@@ -98,7 +98,8 @@ void copy_groups(const GemmMatrix& x, int64_t t, int64_t count, float* out) {
 
 int64_t whole_groups(int64_t rows) { return (rows + kMr - 1) / kMr * kMr; }
 
-// By groups, or else bf16 rows as [rows][k]; fp32 rows are read in place.
+// By groups, or else bf16 rows as [rows][k] (few columns: panel() expands a tile at a time); fp32
+// rows are read in place.
 void prepare(const GemmJob* job, const GemmChunk* chunk, int64_t t0, int64_t rows) {
   float* out = static_cast<float*>(chunk->prepared);
   const GemmMatrix& x = job->x;
@@ -113,13 +114,8 @@ void prepare(const GemmJob* job, const GemmChunk* chunk, int64_t t0, int64_t row
     return;
   }
   if (x.type == GemmElem::f32) return;
-  for (int64_t i = 0; i < rows; ++i) {
-    const char* in = at(x, t0 + i, 0);
-    float* line = out + (t0 - chunk->begin + i) * job->k;
-    int64_t j = 0;
-    for (; j + kLanes <= job->k; j += kLanes) store(line + j, expand(x.type, in + 2 * j));
-    for (; j < job->k; ++j) line[j] = scalar(x.type, in + 2 * j);
-  }
+  for (int64_t i = 0; i < rows; ++i)
+    expand_row(x.type, at(x, t0 + i, 0), job->k, out + (t0 - chunk->begin + i) * job->k);
 }
 
 int list_pieces(const GemmJob& job, const GemmChunk& chunk, int64_t t0, Piece* out) {
@@ -130,6 +126,8 @@ int list_pieces(const GemmJob& job, const GemmChunk& chunk, int64_t t0, Piece* o
     x = by_depth(base + t * job.k * 4, job.k);
   } else if (job.x.type == GemmElem::f32) {
     x = by_rows(at(job.x, t0, 0), job.x.stride);
+  } else if (chunk.prepared == nullptr) {
+    x = raw_rows(at(job.x, t0, 0), job.x.stride);
   } else {
     x = by_rows(base + t * job.k * 4, job.k * 4);
   }

@@ -168,17 +168,17 @@ void panel(const GemmJob* job, const GemmChunk* chunk, int64_t t0, int64_t rows,
           } else if (next.more()) {
             tile.ahead = next.take(pass.words);
           } else if (last && block_rows > mr && t + m < end) {
-            tile.ahead = {at(job->y, t0 + t + m, n), job->y.stride, 0, 6};
+            tile.ahead = {at(job->y, t0 + t + m, n), job->y.stride, 0, kMr};
           } else if (job->w_by_depth && t == 0 && steps <= 32 && !w.behind_w()) {
             // short blocks: these columns in rows that pack_columns hasn't asked for
             tile.ahead =
                 rows_ahead(at(job->w, (w.depth + kColumnsAhead) * kWordElems, n), job->w.stride);
           }
-          if (strips > 1 && crowded(x)) {
-            float* to = copy + (t - block) * line_words;
+          if (x.raw || (strips > 1 && crowded(x))) {
+            float* to = copy + (strips > 1 ? (t - block) * line_words : 0);
+            const GemmElem type = x.raw ? GemmElem::bf16 : GemmElem::f32;
             for (int64_t i = 0; s == 0 && i < m; ++i)
-              __builtin_memcpy(to + i * line_words, x.data + i * x.row_bytes,
-                               static_cast<size_t>(steps) * 4);
+              expand_row(type, x.data + i * x.row_bytes, steps, to + i * line_words);
             tile.runs[0].a = by_rows(reinterpret_cast<const char*>(to), line_words * 4);
           }
           if (go_on) {

@@ -99,6 +99,7 @@ constexpr int64_t kGemmExpandedRows = 32, kGemmExpandedRows256 = 8, kGemmSquareR
 constexpr int64_t kGemmWordsFewDepth = 256;  // most words of a block for so few
 constexpr int64_t kGemmWordsChunk = 1036;    // most rows of a chunk: its sums stay there too
 constexpr int64_t kGemmGroupsCols = 512;     // columns from which x is packed by groups (256 bits)
+constexpr int64_t kGemmRawCols = 128;        // up to which panels expand x themselves
 // Columns of an fp32 w up to which both of its bf16 parts lie in one strip.
 constexpr int64_t kGemmBothCols = 16;
 // Turned products: x is packed and w is read where it lies, for at most so many rows.

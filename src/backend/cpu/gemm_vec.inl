@@ -41,8 +41,8 @@ inline void store_bf16(void* p, Vec v) {
                       _mm512_cvtepi32_epi16(_mm512_mask_mov_epi32(rounded, nan, quiet)));
 }
 #endif
-// out row i (out_stride floats apart) becomes column i of the square r; rows are stored in ascending
-// order.
+// out row i (out_stride floats apart) becomes column i of the square r; rows are stored in
+// ascending order.
 inline void transpose(Vec (&r)[16], float* out, int64_t out_stride) {
   __m512i a[16], b[16];
   for (int i = 0; i < 16; ++i) a[i] = _mm512_castps_si512(r[i]);
@@ -171,6 +171,12 @@ const char* at(const GemmMatrix& m, int64_t row, int64_t col) {
 #endif
 }
 
+[[maybe_unused]] void expand_row(GemmElem type, const char* in, int64_t count, float* out) {
+  int64_t j = 0;
+  for (; j + kLanes <= count; j += kLanes) store(out + j, expand(type, in + j * elem_bytes(type)));
+  for (; j < count; ++j) out[j] = scalar(type, in + j * elem_bytes(type));
+}
+
 [[maybe_unused]] uint16_t round_bf16(float f) {
   uint32_t u;
   __builtin_memcpy(&u, &f, 4);
@@ -223,15 +229,21 @@ inline void fetch_to_write(const char* p) { __asm__ volatile("prefetchw %0" : : 
 
 // The operand a register tile broadcasts from: word (row, depth) at data + row * row_bytes + depth
 // * depth_bytes; group_bytes, if not 0: that holds within groups of kMr rows, which are so far
-// apart.
+// apart. raw: words are bf16 yet, to be expanded first.
 struct Broadcast {
   const char* data;
   int64_t row_bytes, depth_bytes, group_bytes;
+  bool raw;
 };
-inline Broadcast by_rows(const char* data, int64_t row_bytes) { return {data, row_bytes, 4, 0}; }
+inline Broadcast by_rows(const char* data, int64_t row_bytes) {
+  return {data, row_bytes, 4, 0, false};
+}
+[[maybe_unused]] inline Broadcast raw_rows(const char* data, int64_t row_bytes) {
+  return {data, row_bytes, 2, 0, true};
+}
 // Groups as [depth][rows of the group].
 inline Broadcast by_depth(const char* data, int64_t depth) {
-  return {data, 4, kMr * 4, kMr * 4 * depth};
+  return {data, 4, kMr * 4, kMr * 4 * depth, false};
 }
 // From row t (the first of a group, where there are groups) and word d of the depth.
 [[maybe_unused]] inline Broadcast tile_of(Broadcast x, int64_t t, int64_t d) {
