@@ -148,38 +148,49 @@ void panel(const GemmJob* job, const GemmChunk* chunk, int64_t t0, int64_t rows,
       const int64_t end = min_of(rows, block + block_rows);
       for (int64_t s = 0; s < strips; ++s) {
         const int64_t n = n0 + s * kNr, strip_cols = min_of(kNr, cols - s * kNr);
-        int64_t advance[kMaxRuns];
+        // of each run: where this tile's x lies, and how far on the next one's
+        const char* x_data[kMaxRuns];
+        int64_t x_next[kMaxRuns];
         for (int i = 0; i < pass.count; ++i) {
           const PanelOfW::Part& part = pass.parts[i];
           const Broadcast x = tile_of(part.piece->x, block, part.d);
           tile.runs[i] = {x, part.packed + s * part.steps * kNr, part.steps};
-          advance[i] = x.group_bytes ? x.group_bytes : mr * x.row_bytes;
+          x_data[i] = x.data;
+          x_next[i] = x.group_bytes ? x.group_bytes : mr * x.row_bytes;
         }
+        const Broadcast x = tile.runs[0].a;
+        const bool copied = x.raw || (strips > 1 && crowded(x));
+        const GemmElem x_type = x.raw ? GemmElem::bf16 : GemmElem::f32;
+        if (copied) tile.runs[0].a = by_rows(nullptr, line_words * 4);
+        // the next tiles of x and y and the next block of w are on their way meanwhile
+        const auto ahead_of = [&](int64_t t, int64_t m) -> Ahead {
+          const bool more = t + m < rows;
+          if (s == 0 && more)
+            return x.group_bytes ? Ahead{x_data[0], 64, 64 * 16, 16}
+                                 : rows_ahead(x_data[0], x.row_bytes);
+          if (s == 1 && more && last && block_rows == mr)
+            return {at(job->y, t0 + t + m, n0), 64, job->y.stride, y_lines};
+          if (next.more()) return next.take(pass.words);
+          if (last && block_rows > mr && more)
+            return {at(job->y, t0 + t + m, n), job->y.stride, 0, kMr};
+          // short blocks: these columns in rows that pack_columns hasn't asked for
+          if (job->w_by_depth && t == 0 && steps <= 32 && !w.behind_w())
+            return rows_ahead(at(job->w, (w.depth + kColumnsAhead) * kWordElems, n), job->w.stride);
+          return {x_data[0], 0, 0, 16};
+        };
         for (int64_t t = block; t < end; t += mr) {
           const int64_t m = min_of(mr, rows - t);
-          const Broadcast x = tile.runs[0].a;
-          // the next tiles of x and y and the next block of w are on their way meanwhile
-          tile.ahead = {x.data, 0, 0, 16};
-          if (s == 0 && t + m < rows) {
-            tile.ahead = x.group_bytes ? Ahead{x.data + x.group_bytes, 64, 64 * 16, 16}
-                                       : rows_ahead(x.data + m * x.row_bytes, x.row_bytes);
-          } else if (s == 1 && t + m < rows && last && block_rows == mr) {
-            tile.ahead = {at(job->y, t0 + t + m, n0), 64, job->y.stride, y_lines};
-          } else if (next.more()) {
-            tile.ahead = next.take(pass.words);
-          } else if (last && block_rows > mr && t + m < end) {
-            tile.ahead = {at(job->y, t0 + t + m, n), job->y.stride, 0, kMr};
-          } else if (job->w_by_depth && t == 0 && steps <= 32 && !w.behind_w()) {
-            // short blocks: these columns in rows that pack_columns hasn't asked for
-            tile.ahead =
-                rows_ahead(at(job->w, (w.depth + kColumnsAhead) * kWordElems, n), job->w.stride);
+          for (int i = 0; i < pass.count; ++i) {
+            tile.runs[i].a.data = x_data[i];
+            x_data[i] += x_next[i];
           }
-          if (x.raw || (strips > 1 && crowded(x))) {
+          const char* const x_rows = tile.runs[0].a.data;
+          tile.ahead = ahead_of(t, m);
+          if (copied) {
             float* to = copy + (strips > 1 ? (t - block) * line_words : 0);
-            const GemmElem type = x.raw ? GemmElem::bf16 : GemmElem::f32;
             for (int64_t i = 0; s == 0 && i < m; ++i)
-              expand_row(type, x.data + i * x.row_bytes, steps, to + i * line_words);
-            tile.runs[0].a = by_rows(reinterpret_cast<const char*>(to), line_words * 4);
+              expand_row(x_type, x_rows + i * x.row_bytes, steps, to + i * line_words);
+            tile.runs[0].a.data = reinterpret_cast<const char*>(to);
           }
           if (go_on) {
             for (int64_t i = 0; i < m * kNr; i += 16) _mm_prefetch(c + m * kNr + i, _MM_HINT_T0);
@@ -189,8 +200,6 @@ void panel(const GemmJob* job, const GemmChunk* chunk, int64_t t0, int64_t rows,
           if (last && w.both != 0) fold(c, m, w.both);
           if (last) finish(*job, c, kNr, t0 + t, m, n, strip_cols);
           if (!one_pass) c += m * kNr;
-          tile.runs[0].a = x;
-          for (int i = 0; i < pass.count; ++i) tile.runs[i].a.data += advance[i];
         }
       }
     }
