@@ -107,9 +107,9 @@ class GemmDwPaths : public testing::TestWithParam<Isa> {};
 INSTANTIATE_TEST_SUITE_P(All, GemmDwPaths, testing::ValuesIn(cpu::available_isas()), isa_label);
 
 TEST_P(GemmDwPaths, WeightGradients) {
-  const int64_t shapes[][3] = {{1, 1, 1},      {3, 5, 2},     {33, 40, 70},
-                               {100, 8, 130},  {129, 130, 8}, {400, 70, 40},
-                               {300, 8, 1100}, {90, 33, 200}, {90, 200, 33}};
+  const int64_t shapes[][3] = {{1, 1, 1},     {3, 5, 2},      {33, 40, 70},   {100, 8, 130},
+                               {129, 130, 8}, {400, 70, 40},  {300, 8, 1100}, {90, 33, 200},
+                               {90, 200, 33}, {500, 130, 520}};
   for (DType dy : {DType::bf16, DType::f32}) {
     for (DType x : {DType::bf16, DType::f32}) {
       for (const auto& s : shapes) {

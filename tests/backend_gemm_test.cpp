@@ -309,18 +309,19 @@ TEST_P(GemmPaths, RowsAreExact) {
 }
 
 // The same where other numbers of rows are packed and cut in other ways: x or w packed, several
-// strips and blocks of the depth, the narrow fp32 weights of LoRA.
+// strips, blocks of rows and of the depth, rows of x in few sets of L1, few columns, the narrow
+// fp32 weights of LoRA.
 TEST_P(GemmPaths, RowsAreExactHoweverPacked) {
   if (GetParam() <= Isa::scalar) GTEST_SKIP() << "one loop for all";
   struct Shape {
     int64_t n, k, r;
     DType x, w;
   };
-  const Shape shapes[] = {{600, 1300, 8, DType::bf16, DType::bf16},
-                          {600, 700, 8, DType::f32, DType::f32},
-                          {300, 40, 70, DType::bf16, DType::bf16},
-                          {8, 1300, 0, DType::bf16, DType::f32},
-                          {13, 300, 0, DType::bf16, DType::f32}};
+  const Shape shapes[] = {
+      {600, 1300, 8, DType::bf16, DType::bf16}, {600, 700, 8, DType::f32, DType::f32},
+      {300, 40, 70, DType::bf16, DType::bf16},  {8, 1300, 0, DType::bf16, DType::f32},
+      {300, 1024, 8, DType::f32, DType::f32},   {100, 1300, 0, DType::bf16, DType::bf16},
+      {13, 300, 0, DType::bf16, DType::f32}};
   for (const Shape& s : shapes) {
     for (const GemmOp op : {GemmOp::nt, GemmOp::nn}) {
       const Case c{.t = 560,
