@@ -63,8 +63,8 @@ struct Blocks {
   int64_t words, tiles;
   bool groups;
 };
-Blocks blocks_of(const DeviceProps& props, bool wide, const GemmJob& job) {
-  if (wide) return {kGemmWordsDepth, 1, job.x_by_depth};
+Blocks blocks_of(const DeviceProps& props, bool strips_in_l1, const GemmJob& job) {
+  if (!strips_in_l1) return {kGemmWordsDepth, 1, job.x_by_depth};
   const int64_t l1 = static_cast<int64_t>(props.l1_bytes),
                 l2 = static_cast<int64_t>(props.l2_bytes);
   const int64_t words =
@@ -134,8 +134,7 @@ GemmCut cut_words(const DeviceProps& props, GemmKind kind, GemmForm form, const 
   // few rows: a block of w, read back at once, stays in L1, and is long where w is; of bf16t it is
   // read back often
   const bool few = job.t <= kGemmFewRows && (unpacked || job.w.type != GemmElem::bf16t);
-  const Blocks blocks = few || form != GemmForm::packed ? Blocks{kGemmWordsDepth, 1, job.x_by_depth}
-                                                        : blocks_of(props, wide, job);
+  const Blocks blocks = blocks_of(props, !wide && !few && form == GemmForm::packed, job);
   // narrow w: x passes once
   const bool narrow =
       kind == GemmKind::pairs && job.w.type == GemmElem::f32 && job.n <= kGemmBothCols;
