@@ -75,6 +75,7 @@ void run_job(const KernelCtx& ctx, GemmKind kind, const GemmJob& job, const Gemm
                              std::min(c.chunk_rows, job.t - begin),
                              c.prepared > 0 ? ctx.scratch : nullptr,
                              c.in_place,
+                             c.depth_block,
                              c.pass_words,
                              c.cols * ctx.pool->size(),
                              c.block_rows,
@@ -83,7 +84,7 @@ void run_job(const KernelCtx& ctx, GemmKind kind, const GemmJob& job, const Gemm
       // rows of an x by depth lie beside each other: long pieces of lines, but several for a thread
       const int64_t most = ceil_div(chunk.rows, 4 * ctx.pool->size());
       const int64_t unit = round_up(
-          job.x_by_depth ? std::clamp<int64_t>(most, 32, 16 * c.row_unit) : 32, c.row_unit);
+          job.x_by_depth ? std::clamp<int64_t>(most, 32, 48 * c.row_unit) : 32, c.row_unit);
       ctx.pool->run(ceil_div(chunk.rows, unit), [&](int64_t task, int) {
         path.prepare(&job, &chunk, begin + task * unit, std::min(unit, chunk.rows - task * unit));
       });
@@ -103,7 +104,7 @@ void run_job(const KernelCtx& ctx, GemmKind kind, const GemmJob& job, const Gemm
     ctx.pool->run(c.panels * row_tasks, [&](int64_t task, int worker) {
       const int64_t t = task % row_tasks * rows, panel = task / row_tasks;
       const int64_t n = first_column(panel), end = std::min(job.n, first_column(panel + 1));
-      path.panel(&job, &chunk, begin + t, std::min(rows, chunk.rows - t), n, end - n, c.depth_block,
+      path.panel(&job, &chunk, begin + t, std::min(rows, chunk.rows - t), n, end - n,
                  panels + c.panel * worker);
     });
   }

@@ -245,11 +245,12 @@ constexpr Multiply kMultiply[2][2][2] = {{{multiply<false, false, 1>, multiply<f
 // all of the panel's where the depth is cut, else 32 rows of them; bias; where chunk->prepared is
 // null, one block of x.
 void panel(const GemmJob* job_pointer, const GemmChunk* chunk, int64_t t0, int64_t rows, int64_t n0,
-           int64_t cols, int64_t depth_block, void* scratch) {
+           int64_t cols, void* scratch) {
   const GemmJob& job = *job_pointer;
   const Depth depth = depth_of(job);
   const int64_t total = depth.total(), pitch = depth.parts * kStepBytes;
   const bool scale_between = job.alpha != 1 && job.r > 0;
+  const int64_t depth_block = chunk->depth_block;
   const bool cut = total > depth_block || scale_between;
   const int64_t subs = ceil_div(cols, kBlock), blocks = ceil_div(rows, kBlock);
   char* packed = static_cast<char*>(scratch);

@@ -12,6 +12,10 @@ namespace {
 //
 #include "backend/cpu/gemm_f32.inl"
 //
+#include "backend/cpu/gemm_groups.inl"
+//
+#include "backend/cpu/gemm_prepare_f32.inl"
+//
 #include "backend/cpu/bf16t.inl"
 //
 #include "backend/cpu/gemm_words.inl"

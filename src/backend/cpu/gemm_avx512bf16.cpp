@@ -11,6 +11,8 @@ namespace {
 #include "backend/cpu/gemm_vec.inl"
 //
 #include "backend/cpu/gemm_pairs.inl"
+//
+#include "backend/cpu/gemm_groups.inl"
 
 inline Vec multiply_add(Vec a, Vec b, Vec c) {
   return _mm512_dpbf16_ps(c, reinterpret_cast<__m512bh>(a), reinterpret_cast<__m512bh>(b));
@@ -28,7 +30,7 @@ struct Layout {
 };
 Layout layout(const GemmJob& job, const GemmChunk& chunk) {
   char* base = static_cast<char*>(chunk.prepared);
-  char* high = base + (in_place(job) ? 0 : chunk.rows * pairs(job.k) * 4);
+  char* high = base + (in_place(job) ? 0 : whole_groups(chunk.rows) * pairs(job.k) * 4);
   return {base, high, high + chunk.rows * pairs(job.r) * 4};
 }
 
@@ -49,14 +51,8 @@ void prepare(const GemmJob* job, const GemmChunk* chunk, int64_t t0, int64_t row
     }
   };
   if (job->x_by_depth) {
-    const int64_t depth = pairs(job->k);
-    for (int64_t d = 0; d < depth; ++d) {
-      for (int64_t i = 0; i < rows; i += kMr) {
-        const int64_t some = min_of(kMr, rows - i);
-        store_some(to.main + ((t + i) * depth + d * kMr) * 4,
-                   column_words(job->x, 0, d, t0 + i, some), some);
-      }
-    }
+    const float* out = reinterpret_cast<const float*>(to.main);
+    copy_groups(job->x, t0, rows, groups_of(out, *chunk, pairs(job->k)), t);
   } else if (!in_place(*job)) {
     copy_rows(job->x, 0, to.main);
   }
@@ -69,12 +65,19 @@ void prepare(const GemmJob* job, const GemmChunk* chunk, int64_t t0, int64_t row
 int list_pieces(const GemmJob& job, const GemmChunk& chunk, int64_t t0, Piece* out) {
   const Layout from = layout(job, chunk);
   const int64_t t = t0 - chunk.begin, k = pairs(job.k), r = pairs(job.r);
-  Broadcast x = by_rows(from.main + t * k * 4, k * 4);
-  if (in_place(job)) x = by_rows(at(job.x, t0, 0), job.x.stride);
-  if (job.x_by_depth) x = by_depth(from.main + t * k * 4, k);
+  const Broadcast x = in_place(job) ? by_rows(at(job.x, t0, 0), job.x.stride)
+                                    : by_rows(from.main + t * k * 4, k * 4);
+  Piece first = {x, &job.w, 0, k, false};
+  if (job.x_by_depth) {
+    first.groups = groups_of(reinterpret_cast<const float*>(from.main), chunk, k);
+    first.row = t;
+  }
   int n = 0;
-  out[n++] = {x, &job.w, 0, k, false};
-  if (job.w.type == GemmElem::f32) out[n++] = {x, &job.w, 1, k, false};
+  out[n++] = first;
+  if (job.w.type == GemmElem::f32) {
+    first.part = 1;
+    out[n++] = first;
+  }
   if (job.r > 0) {
     const char* parts[kSecondParts] = {from.high, from.low};
     for (const SecondProduct& product : kSecond)

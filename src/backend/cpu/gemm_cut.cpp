@@ -57,7 +57,8 @@ GemmCut cut_turned(const DeviceProps& props, GemmKind kind, const GemmJob& job) 
 }
 
 // Blocks of a packed w for many rows. 256 bits: a strip of w stays in L1, and a third of L2 holds
-// the rows of x that meet it there, by groups unless few columns make the copy too dear. 512 bits:
+// the rows of x that meet it there, by groups unless few columns make the copy too dear, or a short
+// depth leaves it nothing to bring in. 512 bits:
 // the rows of a tile meet all strips of the panel, which stay in L2.
 struct Blocks {
   int64_t words, tiles;
@@ -70,7 +71,7 @@ Blocks blocks_of(const DeviceProps& props, bool strips_in_l1, const GemmJob& job
   const int64_t words =
       std::clamp<int64_t>(l1 * 7 / 8 / (kGemmWordsCols256 * 4) / 32 * 32, 128, kGemmWordsDepth);
   return {words, std::max<int64_t>(l2 / 3 / (words * kGemmWordsRows256 * 4), 1),
-          job.x_by_depth || job.n >= kGemmGroupsCols};
+          job.x_by_depth || (job.n >= kGemmGroupsCols && job.k >= kGemmGroupsDepth)};
 }
 
 GemmCut cut_stream(const GemmJob& job) {
@@ -153,7 +154,7 @@ GemmCut cut_words(const DeviceProps& props, GemmKind kind, GemmForm form, const 
                                                : 1;
   cut_columns(c, job.n, most_strips, props.threads);
   c.groups = blocks.groups;
-  c.block_rows = blocks.tiles * c.row_unit;
+  c.block_rows = few ? c.chunk_rows : blocks.tiles * c.row_unit;
   if (kind == GemmKind::pairs) {
     const bool in_place = !job.x_by_depth && job.k % 2 == 0;
     c.prepared = c.chunk_rows * 4 * ((in_place ? 0 : ceil_div(job.k, 2)) + 2 * ceil_div(job.r, 2));

@@ -83,15 +83,19 @@ struct PanelOfW {
   }
 };
 
-// The block of w that is packed next, fetched some rows at a time: behind the last of a panel the
-// first of the worker's next panel.
+// The block of w that is packed next, fetched some rows at a time by the last tiles of a pass (what
+// the first ones asked for would be gone again): behind the last block of a panel the first of the
+// worker's next panel.
 struct NextBlock {
   const GemmMatrix& w;
   bool by_depth;
   int64_t n, d, row, rows;  // row: of the block, the next to be fetched
   int lines;                // of a row, by depth
+  int64_t at_once;          // rows that a register tile fetches
+  int64_t tiles;            // the last so many of the pass fetch; half have other things to fetch
 
-  NextBlock(const PanelOfW& panel, int64_t next_panel)
+  // behind a pass of so many words
+  NextBlock(const PanelOfW& panel, int64_t words, int64_t next_panel)
       : w(panel.job.w), by_depth(panel.job.w_by_depth) {
     const bool behind = panel.behind_w();
     n = behind ? panel.n0 + next_panel : panel.n0;
@@ -100,109 +104,171 @@ struct NextBlock {
     lines = static_cast<int>((cols * elem_bytes(w.type) + 127) / 128 * 2);
     rows = by_depth ? min_of(panel.depth_block * kWordElems, w.rows - d * kWordElems) : cols;
     row = behind || by_depth ? 0 : kLanes;  // pack_rows asks for the first itself
-    if (w.type == GemmElem::bf16t || cols <= 0 || panel.depth_block <= 32) rows = 0;
+    if (w.type == GemmElem::bf16t || cols <= 0 || panel.depth_block <= 32) row = rows = 0;
+    at_once = by_depth && rows > 0 ? (words / kWordsPerFetch + lines - 1) / lines : kRowsAhead;
+    tiles = 2 * ((rows - row + at_once - 1) / at_once);
   }
-  bool more() const { return row < rows; }
-  // What a register tile of so many words fetches.
-  Ahead take(int64_t words) {
+  bool due(int64_t tiles_left) const { return tiles_left <= tiles && row < rows; }
+  Ahead take() {
     const int64_t from = row;
-    row += by_depth ? (words / kWordsPerFetch + lines - 1) / lines : kRowsAhead;
+    row += at_once;
     return by_depth ? Ahead{at(w, d * kWordElems + from, n), 64, w.stride, lines}
                     : rows_ahead(at(w, n + from, d * kWordElems), w.stride);
   }
 };
 
+// A pass of a packed block of w over the rows of a panel. A block of w meets a block of x of
+// block_rows: the one of a tile stays in L1 while it meets the strips of w, the one of many tiles in
+// L2 while each strip stays in L1.
+struct PassOverRows {
+  const GemmJob& job;
+  const PanelOfW& w;
+  const PanelOfW::Pass& pass;
+  NextBlock next;
+  int64_t t0, rows, mr, block_rows;  // mr: rows of a tile
+  bool go_on, last, one_pass;
+  float* copy;  // a block of x, where it is copied
+  float* sums;
+  int64_t tiles_left = (rows + mr - 1) / mr * w.strips();
+  int64_t steps = pass.parts[0].steps;
+  int64_t line_words = ((steps + 15) / 16 | 1) * 16;  // of a copied row: an odd number of lines
+  bool plain = w.both == 0 && plain_sums(job);
+  Tile tile = {.count = pass.count, .scaled = pass.scaled, .alpha = job.alpha, .ld_from = kNr};
+
+  void run() {
+    const int64_t strips = w.strips();
+    for (int64_t block = 0; block < rows; block += block_rows) {
+      for (int64_t s = 0; s < strips; ++s) strip(block, s);
+    }
+  }
+
+  // What the tiles of a strip fetch: first, where there is a next tile; else the next block of w,
+  // when it is due; else rest. Steps: from a tile to the next one.
+  struct Fetches {
+    Ahead first, rest;
+    int64_t first_step, rest_step;
+  };
+  Fetches fetches(int64_t block, int64_t s, const Broadcast& x, int64_t x_step) const {
+    const bool many = block_rows > mr;
+    const int64_t n = w.n0 + s * kNr, t = t0 + block + mr, y_step = mr * job.y.stride;
+    Fetches f = {{nullptr, 0, 0, 0}, {x.data, 0, 0, 16}, 0, 0};
+    if (s == 0) {
+      f.first = x.groups ? Ahead{x.data + x_step, 64, 64 * 16, 16}
+                         : rows_ahead(x.data + x_step, x.row_bytes);
+      f.first_step = x_step;
+    } else if (s == 1 && last && !many) {
+      const int lines = static_cast<int>((w.cols * elem_bytes(job.y.type) + 127) / 128 * 2);
+      f.first = {at(job.y, t, w.n0), 64, job.y.stride, lines};
+      f.first_step = y_step;
+    }
+    if (last && many) {
+      f.rest = {at(job.y, t, n), job.y.stride, 0, kMr};
+      f.rest_step = y_step;
+    } else if (job.w_by_depth && steps <= 32 && !w.behind_w()) {
+      // short blocks: these columns in rows that pack_columns hasn't asked for
+      f.rest = rows_ahead(at(job.w, (w.depth + kColumnsAhead) * kWordElems, n), job.w.stride);
+      f.rest_step = kRowsAhead * job.w.stride;
+    }
+    return f;
+  }
+
+  // The tiles of a block of x and a strip of w.
+  void strip(int64_t block, int64_t s) {
+    const int64_t n = w.n0 + s * kNr, cols = min_of(kNr, w.cols - s * kNr);
+    int64_t x_step[kMaxRuns];
+    for (int i = 0; i < pass.count; ++i) {
+      const PanelOfW::Part& part = pass.parts[i];
+      const Broadcast x = part.piece->x_from(block, part.d);
+      tile.runs[i] = {x, part.packed + s * part.steps * kNr, part.steps};
+      x_step[i] = mr * (x.groups ? part.steps * 4 : x.row_bytes);
+    }
+    const Broadcast x = tile.runs[0].a;
+    const bool copied = x.raw || (w.strips() > 1 && crowded(x));
+    if (copied) tile.runs[0].a = by_rows(nullptr, line_words * 4);
+    const bool to_y = last && plain && cols == kNr;
+    tile.add = nullptr;
+    if (to_y) {
+      tile.c = floats(job.y, t0 + block, n);
+      tile.ldc = job.y.stride / 4;
+      if (job.add.data != nullptr) tile.add = floats(job.add, t0 + block, n);
+      tile.ld_add = job.add.stride / 4;
+    } else {
+      tile.ldc = kNr;
+    }
+    Fetches f = fetches(block, s, x, x_step[0]);
+    const char* x_rows = x.data;
+    const MultiplyRows& multiply_rows = multiply_of(tile, w.both != 0 ? 2 * w.both : cols);
+    const int64_t end = min_of(rows, block + block_rows);
+    for (int64_t t = block; t < end; t += mr) {
+      const int64_t m = min_of(mr, rows - t);
+      const bool more = t + m < rows;
+      tile.ahead = more && f.first.count > 0  ? f.first
+                   : next.due(tiles_left)     ? next.take()
+                                              : f.rest;
+      f.first.data += f.first_step;
+      f.rest.data += f.rest_step;
+      --tiles_left;
+      if (copied) {
+        float* to = copy + (w.strips() > 1 ? (t - block) * line_words : 0);
+        for (int64_t i = 0; s == 0 && i < m; ++i)
+          expand_row(x.raw ? GemmElem::bf16 : GemmElem::f32, x_rows + i * x.row_bytes, steps,
+                     to + i * line_words);
+        tile.runs[0].a.data = reinterpret_cast<const char*>(to);
+      }
+      if (go_on) {
+        tile.from = sums;
+        for (int64_t i = 0; i < m * kNr; i += 16) _mm_prefetch(sums + m * kNr + i, _MM_HINT_T0);
+      }
+      if (!to_y) tile.c = sums;
+      multiply_rows.of[m - 1](tile);
+      if (last && w.both != 0) fold(sums, m, w.both);
+      if (last && !to_y) finish(job, sums, kNr, t0 + t, m, n, cols);
+      if (!one_pass) sums += m * kNr;
+      x_rows += x_step[0];
+      for (int i = 0; i < pass.count; ++i) tile.runs[i].a.data += x_step[i];
+      if (to_y) {
+        tile.c += mr * tile.ldc;
+        if (tile.add != nullptr) tile.add += mr * tile.ld_add;
+      }
+    }
+  }
+};
+
 // scratch: packed words of w (whole strips of pass_words), a block of x, then fp32 sums: [blocks of
-// rows][strips][rows of a block][kNr]. A block of w meets a block of x of block_rows: the one of a
-// tile stays in L1 while it meets the strips of w, the one of many tiles in L2 while each strip
-// stays in L1. Low-rank words follow the product's last block in the registers.
+// rows][strips][rows of a block][kNr]. Low-rank words follow the product's last block in the
+// registers.
 void panel(const GemmJob* job, const GemmChunk* chunk, int64_t t0, int64_t rows, int64_t n0,
-           int64_t cols, int64_t depth_block, void* scratch) {
+           int64_t cols, void* scratch) {
   PanelOfW w = {.job = *job,
                 .n0 = n0,
                 .cols = cols,
-                .depth_block = depth_block,
+                .depth_block = chunk->depth_block,
                 .pass_words = chunk->pass_words,
                 .packed = static_cast<float*>(scratch)};
   w.list(*chunk, t0);
-  const int64_t strips = w.strips();
-  float* copy = w.packed + strips * chunk->pass_words * kNr;
-  float* sums = copy + (depth_block + 16) * chunk->block_rows;
+  float* copy = w.packed + w.strips() * chunk->pass_words * kNr;
+  float* sums = copy + (chunk->depth_block + 16) * chunk->block_rows;
   const bool one_pass = w.one_pass();
   // rows of a tile, as even as they can be
   const int64_t tiles = (rows + kMr - 1) / kMr;
   const int64_t mr = chunk->groups ? kMr : (rows + tiles - 1) / tiles;
-  const int64_t block_rows = chunk->block_rows / kMr * mr;
-  const int y_lines = static_cast<int>((cols * elem_bytes(job->y.type) + 127) / 128 * 2);
   bool go_on = false;
   while (!w.done()) {
     const PanelOfW::Pass pass = w.next_pass();
-    const bool last = w.done();
-    Tile tile = {.count = pass.count, .scaled = pass.scaled, .alpha = job->alpha, .ldc = kNr};
-    tile.go_on = go_on;
-    NextBlock next(w, chunk->next_panel);
-    const int64_t steps = pass.parts[0].steps;
-    const int64_t line_words = ((steps + 15) / 16 | 1) * 16;  // an odd number of lines
-    float* c = sums;
-    for (int64_t block = 0; block < rows; block += block_rows) {
-      const int64_t end = min_of(rows, block + block_rows);
-      for (int64_t s = 0; s < strips; ++s) {
-        const int64_t n = n0 + s * kNr, strip_cols = min_of(kNr, cols - s * kNr);
-        // of each run: where this tile's x lies, and how far on the next one's
-        const char* x_data[kMaxRuns];
-        int64_t x_next[kMaxRuns];
-        for (int i = 0; i < pass.count; ++i) {
-          const PanelOfW::Part& part = pass.parts[i];
-          const Broadcast x = tile_of(part.piece->x, block, part.d);
-          tile.runs[i] = {x, part.packed + s * part.steps * kNr, part.steps};
-          x_data[i] = x.data;
-          x_next[i] = x.group_bytes ? x.group_bytes : mr * x.row_bytes;
-        }
-        const Broadcast x = tile.runs[0].a;
-        const bool copied = x.raw || (strips > 1 && crowded(x));
-        const GemmElem x_type = x.raw ? GemmElem::bf16 : GemmElem::f32;
-        if (copied) tile.runs[0].a = by_rows(nullptr, line_words * 4);
-        // the next tiles of x and y and the next block of w are on their way meanwhile
-        const auto ahead_of = [&](int64_t t, int64_t m) -> Ahead {
-          const bool more = t + m < rows;
-          if (s == 0 && more)
-            return x.group_bytes ? Ahead{x_data[0], 64, 64 * 16, 16}
-                                 : rows_ahead(x_data[0], x.row_bytes);
-          if (s == 1 && more && last && block_rows == mr)
-            return {at(job->y, t0 + t + m, n0), 64, job->y.stride, y_lines};
-          if (next.more()) return next.take(pass.words);
-          if (last && block_rows > mr && more)
-            return {at(job->y, t0 + t + m, n), job->y.stride, 0, kMr};
-          // short blocks: these columns in rows that pack_columns hasn't asked for
-          if (job->w_by_depth && t == 0 && steps <= 32 && !w.behind_w())
-            return rows_ahead(at(job->w, (w.depth + kColumnsAhead) * kWordElems, n), job->w.stride);
-          return {x_data[0], 0, 0, 16};
-        };
-        for (int64_t t = block; t < end; t += mr) {
-          const int64_t m = min_of(mr, rows - t);
-          for (int i = 0; i < pass.count; ++i) {
-            tile.runs[i].a.data = x_data[i];
-            x_data[i] += x_next[i];
-          }
-          const char* const x_rows = tile.runs[0].a.data;
-          tile.ahead = ahead_of(t, m);
-          if (copied) {
-            float* to = copy + (strips > 1 ? (t - block) * line_words : 0);
-            for (int64_t i = 0; s == 0 && i < m; ++i)
-              expand_row(x_type, x_rows + i * x.row_bytes, steps, to + i * line_words);
-            tile.runs[0].a.data = reinterpret_cast<const char*>(to);
-          }
-          if (go_on) {
-            for (int64_t i = 0; i < m * kNr; i += 16) _mm_prefetch(c + m * kNr + i, _MM_HINT_T0);
-          }
-          tile.c = c;
-          multiply_tile(tile, m, w.both != 0 ? 2 * w.both : strip_cols);
-          if (last && w.both != 0) fold(c, m, w.both);
-          if (last) finish(*job, c, kNr, t0 + t, m, n, strip_cols);
-          if (!one_pass) c += m * kNr;
-        }
-      }
-    }
+    PassOverRows{.job = *job,
+                 .w = w,
+                 .pass = pass,
+                 .next = NextBlock(w, pass.words, chunk->next_panel),
+                 .t0 = t0,
+                 .rows = rows,
+                 .mr = mr,
+                 .block_rows = chunk->block_rows / kMr * mr,
+                 .go_on = go_on,
+                 .last = w.done(),
+                 .one_pass = one_pass,
+                 .copy = copy,
+                 .sums = sums}
+        .run();
     go_on = true;
   }
   if (!go_on) {

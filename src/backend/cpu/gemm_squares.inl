@@ -91,7 +91,7 @@ void multiply_squares(const Broadcast& x, const GemmMatrix& w, int64_t n, int64_
 
 // scratch: a packed block of w2; sums.
 void panel_squares(const GemmJob* job, const GemmChunk* chunk, int64_t t0, int64_t rows, int64_t n0,
-                   int64_t cols, int64_t, void* scratch) {
+                   int64_t cols, void* scratch) {
   using MultiplySquares =
       void (*)(const Broadcast&, const GemmMatrix&, int64_t, int64_t, float*, int64_t);
   constexpr MultiplySquares kOf[kSquareRows] = {multiply_squares<1>, multiply_squares<2>,

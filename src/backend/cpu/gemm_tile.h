@@ -36,12 +36,14 @@ struct GemmChunk {
   int64_t begin, rows;
   void* prepared;
   int64_t in_place;
+  int64_t depth_block;  // of a panel of w, in the path's unit: multiples of 32, or the whole depth
   // words paths: most words of the depth that are packed at once (a block of the product, the
   // low-rank words too behind the last one); columns from a panel to its worker's next, about
   int64_t pass_words, next_panel;
   // and rows of x, whole tiles, that meet a strip of w before the next strip
   int64_t block_rows;
-  // and whether x (and x2) is prepared by groups of rows of a tile: [group][depth][rows of it]
+  // and whether x (and x2) is prepared by groups of rows of a tile, for each block of the depth:
+  // [block][group][word of the block][row of the group]
   bool groups;
 };
 
@@ -50,7 +52,7 @@ struct GemmChunk {
 struct GemmPath {
   void (*prepare)(const GemmJob* job, const GemmChunk* chunk, int64_t t0, int64_t rows);
   void (*panel)(const GemmJob* job, const GemmChunk* chunk, int64_t t0, int64_t rows, int64_t n0,
-                int64_t cols, int64_t depth_block, void* scratch);
+                int64_t cols, void* scratch);
 };
 
 // At most kGemmStreamRows rows against a bf16 or bf16t w ([n, k]). prepare packs x into a worker's
@@ -98,8 +100,9 @@ constexpr int64_t kGemmFewRows = 32;       // of a job: so few that the reading 
 constexpr int64_t kGemmExpandedRows = 32, kGemmExpandedRows256 = 8, kGemmSquareRows = 8;
 constexpr int64_t kGemmWordsFewDepth = 256;  // most words of a block for so few
 constexpr int64_t kGemmWordsChunk = 1036;    // most rows of a chunk: its sums stay there too
-constexpr int64_t kGemmGroupsCols = 512;     // columns from which x is packed by groups (256 bits)
-constexpr int64_t kGemmRawCols = 128;        // up to which panels expand x themselves
+// Columns and depth from which x is packed by groups (256 bits).
+constexpr int64_t kGemmGroupsCols = 512, kGemmGroupsDepth = 256;
+constexpr int64_t kGemmRawCols = 128;  // up to which panels expand x themselves
 // Columns of an fp32 w up to which both of its bf16 parts lie in one strip.
 constexpr int64_t kGemmBothCols = 16;
 // Turned products: x is packed and w is read where it lies, for at most so many rows.

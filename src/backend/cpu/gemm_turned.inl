@@ -36,7 +36,7 @@ void finish_turned(const GemmJob& job, const float* c, int64_t ldc, int64_t t0, 
 
 // scratch: the parts of w2, [part][cols][words, padded]; sums [cols, padded][tokens, padded].
 void panel_turned(const GemmJob* job, const GemmChunk* chunk, int64_t t0, int64_t rows, int64_t n0,
-                  int64_t cols, int64_t depth_block, void* scratch) {
+                  int64_t cols, void* scratch) {
   const int64_t words = words_of(job->k), low = words_of(job->r), low_pad = pad(low, kLanes);
   const int64_t strips = (rows + kNr - 1) / kNr, ldc = strips * kNr, t = t0 - chunk->begin;
   const float* x = static_cast<const float*>(chunk->prepared) + t * words;
@@ -52,12 +52,11 @@ void panel_turned(const GemmJob* job, const GemmChunk* chunk, int64_t t0, int64_
     }
   }
   const int64_t tiles = (cols + kMr - 1) / kMr, mr = (cols + tiles - 1) / tiles;
-  for (int64_t d = 0; d < words; d += depth_block) {
+  for (int64_t d = 0; d < words; d += chunk->depth_block) {
     Tile tile = {};
     tile.alpha = job->alpha;
-    tile.ldc = ldc;
-    tile.go_on = d > 0;
-    const int64_t steps = min_of(depth_block, words - d);
+    tile.ldc = tile.ld_from = ldc;
+    const int64_t steps = min_of(chunk->depth_block, words - d);
     const bool last = d + steps == words;
     tile.count = last && low > 0 ? 1 + kSecondProducts : 1;
     tile.scaled = tile.count > 1 && job->alpha != 1 ? 1 : -1;
@@ -87,6 +86,7 @@ void panel_turned(const GemmJob* job, const GemmChunk* chunk, int64_t t0, int64_
         }
         tile.ahead = s == 0 && next_n < job->n ? next : Ahead{tile.runs[0].a.data, 0, 0, 16};
         tile.c = sums + n * ldc + s * kNr;
+        tile.from = d > 0 ? tile.c : nullptr;
         multiply_tile(tile, m, min_of(kNr, rows - s * kNr));
       }
     }

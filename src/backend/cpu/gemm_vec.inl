@@ -130,6 +130,10 @@ const char* at(const GemmMatrix& m, int64_t row, int64_t col) {
   return static_cast<const char*>(m.data) + row * m.stride + col * elem_bytes(m.type);
 }
 
+[[maybe_unused]] float* floats(const GemmMatrix& m, int64_t row, int64_t col) {
+  return reinterpret_cast<float*>(const_cast<char*>(at(m, row, col)));
+}
+
 [[maybe_unused]] float scalar(GemmElem type, const char* p) {
   if (type == GemmElem::f32) {
     float f;
@@ -187,6 +191,13 @@ const char* at(const GemmMatrix& m, int64_t row, int64_t col) {
 // Asks for a line that will be written.
 inline void fetch_to_write(const char* p) { __asm__ volatile("prefetchw %0" : : "m"(*p)); }
 
+// Whether y is the sums as they are, or they and an fp32 add.
+[[maybe_unused]] bool plain_sums(const GemmJob& job) {
+  return job.y.type == GemmElem::f32 && (job.alpha == 1 || job.r > 0) &&
+         job.bias.data == nullptr &&
+         (job.add.data == nullptr || job.add.type == GemmElem::f32);
+}
+
 // y[t0.., n0..) from c[rows][ldc]: alpha (where not applied before), bias, add, one rounding.
 [[maybe_unused]] void finish(const GemmJob& job, const float* c, int64_t ldc, int64_t t0,
                              int64_t rows, int64_t n0, int64_t cols) {
@@ -228,36 +239,59 @@ inline void fetch_to_write(const char* p) { __asm__ volatile("prefetchw %0" : : 
 }
 
 // The operand a register tile broadcasts from: word (row, depth) at data + row * row_bytes + depth
-// * depth_bytes; group_bytes, if not 0: that holds within groups of kMr rows, which are so far
-// apart. raw: words are bf16 yet, to be expanded first.
+// * depth_bytes. groups: that holds within a group of kMr rows, words of the depth side by side.
+// raw: words are bf16 yet, to be expanded first.
 struct Broadcast {
   const char* data;
-  int64_t row_bytes, depth_bytes, group_bytes;
-  bool raw;
+  int64_t row_bytes, depth_bytes;
+  bool groups, raw;
 };
 inline Broadcast by_rows(const char* data, int64_t row_bytes) {
-  return {data, row_bytes, 4, 0, false};
+  return {data, row_bytes, 4, false, false};
 }
 [[maybe_unused]] inline Broadcast raw_rows(const char* data, int64_t row_bytes) {
-  return {data, row_bytes, 2, 0, true};
+  return {data, row_bytes, 2, false, true};
 }
-// Groups as [depth][rows of the group].
-inline Broadcast by_depth(const char* data, int64_t depth) {
-  return {data, 4, kMr * 4, kMr * 4 * depth, false};
-}
-// From row t (the first of a group, where there are groups) and word d of the depth.
+// From row t and word d of the depth.
 [[maybe_unused]] inline Broadcast tile_of(Broadcast x, int64_t t, int64_t d) {
-  x.data += (x.group_bytes ? t / kMr * x.group_bytes : t * x.row_bytes) + d * x.depth_bytes;
+  x.data += t * x.row_bytes + d * x.depth_bytes;
   return x;
 }
 
+// x as GemmChunk.groups has it: whole groups of rows (zeros, or what lies there, behind the last
+// one), blocks of the depth.
+struct Groups {
+  const float* data;
+  int64_t rows, depth, depth_block;
+  // Words of the block that d is in.
+  int64_t steps(int64_t d) const {
+    return min_of(depth_block, depth - d / depth_block * depth_block);
+  }
+  // Word d of row t, the first of a group.
+  const float* at(int64_t t, int64_t d) const {
+    const int64_t in_block = d % depth_block;
+    return data + (d - in_block) * rows + t * steps(d) + in_block * kMr;
+  }
+  // What a tile multiplies from there on: up to the end of the block.
+  Broadcast tile(int64_t t, int64_t d) const {
+    return {reinterpret_cast<const char*>(at(t, d)), 4, kMr * 4, true, false};
+  }
+};
+inline int64_t whole_groups(int64_t rows) { return (rows + kMr - 1) / kMr * kMr; }
+
 // One product of the sum: words of x against words of w, depth words each.
 struct Piece {
-  Broadcast x;
+  Broadcast x;  // from the panel's first row on; or:
   const GemmMatrix* w;
   int part;
   int64_t depth;
   bool second;
+  Groups groups = {};  // where data isn't null, and the panel's first row is number row of them
+  int64_t row = 0;
+  // From row t of the panel, and a first word of a block.
+  Broadcast x_from(int64_t t, int64_t d) const {
+    return groups.data != nullptr ? groups.tile(row + t, d) : tile_of(x, t, d);
+  }
 };
 // x2 w2 of fp32 is the sum of kSecond, in order: such a part of x2 times such a part of w2.
 struct SecondProduct {

@@ -39,15 +39,18 @@ struct Run {
 };
 [[maybe_unused]] constexpr int kMaxRuns = kMaxPieces + 1;
 
-// c[M][ldc] (+)= the sum of the runs, in order; before run number scaled the sums are multiplied by
-// alpha.
+// c[M][ldc] = from[M][ld_from] (null: 0) + the sum of the runs, in order, + add[M][ld_add] (null:
+// nothing), which may be c; before run number scaled the sums are multiplied by alpha.
 struct Tile {
   Run runs[kMaxRuns];
   int count, scaled;
   float alpha;
+  const float* from;
+  int64_t ld_from;
+  const float* add;
+  int64_t ld_add;
   float* c;
   int64_t ldc;
-  bool go_on;
   Ahead ahead;
 };
 
@@ -79,11 +82,11 @@ void multiply(const Tile& tile) {
 #pragma GCC unroll 16
     for (int v = 0; v < V; ++v) acc[m][v] = zero();
   }
-  if (tile.go_on) {
+  if (tile.from != nullptr) {
 #pragma GCC unroll 16
     for (int m = 0; m < M; ++m) {
 #pragma GCC unroll 16
-      for (int v = 0; v < V; ++v) acc[m][v] = load(tile.c + m * tile.ldc + v * kLanes);
+      for (int v = 0; v < V; ++v) acc[m][v] = load(tile.from + m * tile.ld_from + v * kLanes);
     }
   }
   const char* line = tile.ahead.data;
@@ -128,6 +131,14 @@ void multiply(const Tile& tile) {
       advance(1);
     }
   }
+  if (tile.add != nullptr) {
+#pragma GCC unroll 16
+    for (int m = 0; m < M; ++m) {
+#pragma GCC unroll 16
+      for (int v = 0; v < V; ++v)
+        acc[m][v] = plus(acc[m][v], load(tile.add + m * tile.ld_add + v * kLanes));
+    }
+  }
 #pragma GCC unroll 16
   for (int m = 0; m < M; ++m) {
 #pragma GCC unroll 16
@@ -149,10 +160,13 @@ constexpr MultiplyRows kMultiplyRows =
 constexpr const MultiplyRows* kMultiply[2][kVecs] = {
     {&kMultiplyRows<1, false>, &kMultiplyRows<2, false>},
     {&kMultiplyRows<1, true>, &kMultiplyRows<2, true>}};
-// rows of the broadcast operand, cols of the packed one.
+// cols of the packed operand.
+inline const MultiplyRows& multiply_of(const Tile& tile, int64_t cols) {
+  return *kMultiply[tile.runs[0].a.groups][(cols + kLanes - 1) / kLanes - 1];
+}
+// rows of the broadcast operand.
 inline void multiply_tile(const Tile& tile, int64_t rows, int64_t cols) {
-  const bool groups = tile.runs[0].a.group_bytes != 0;
-  kMultiply[groups][(cols + kLanes - 1) / kLanes - 1]->of[rows - 1](tile);
+  multiply_of(tile, cols).of[rows - 1](tile);
 }
 
 #if !defined(__AVX512F__)
@@ -242,7 +256,7 @@ void pack_columns(const GemmMatrix& w, int part, int64_t n0, int64_t cols, int64
 }
 
 // Rows so far apart that those of a tile share too few sets of L1 (lines of 64 bytes, 64 sets).
-bool crowded(const Broadcast& x) { return x.group_bytes == 0 && x.row_bytes % 1024 == 0; }
+bool crowded(const Broadcast& x) { return !x.groups && x.row_bytes % 1024 == 0; }
 
 // Both parts of a narrow fp32 w beside each other, the lower ones half columns behind the upper:
 // [steps][kNr].
@@ -302,9 +316,8 @@ void add_second(const GemmJob& job, const Piece (&pieces)[kMaxPieces], int count
           tile.ahead = {tile.runs[0].a.data, 0, 0, 16};
           tile.count = 1;
           tile.scaled = -1;
-          tile.c = sums + i * ldc + n;
-          tile.ldc = ldc;
-          tile.go_on = true;
+          tile.from = tile.c = sums + i * ldc + n;
+          tile.ld_from = tile.ldc = ldc;
           multiply_tile(tile, min_of(kMr, m - i), vectors * kLanes);
         }
       }

@@ -160,7 +160,7 @@ constexpr FusedRows kFused = fused_rows<S>(std::make_integer_sequence<int, kFuse
 
 // y[t0.., n0..) for few rows. scratch: a packed block of w2; sums.
 void panel_expanded(const GemmJob* job, const GemmChunk* chunk, int64_t t0, int64_t rows,
-                    int64_t n0, int64_t cols, int64_t, void* scratch) {
+                    int64_t n0, int64_t cols, void* scratch) {
   Piece pieces[kMaxPieces];
   const int count = list_pieces(*job, *chunk, t0, pieces);
   const int64_t ldc = (cols + kNr - 1) / kNr * kNr;
