@@ -118,6 +118,11 @@ void MappedFile::advise(Advice advice, size_t offset, size_t length) const {
 
 AtomicFile::AtomicFile(const fs::path& path, uint64_t expected_bytes)
     : path_(path), expected_(expected_bytes) {
+  std::error_code code;
+  const fs::file_status status = fs::status(path, code);
+  if (fs::exists(status) && !fs::is_regular_file(status))
+    user_error(kTag, "{} is not a regular file, and would be replaced by one; give another path",
+               path.string());
   for (int attempt = 0; attempt < 1000 && fd_ < 0; ++attempt) {
     temporary_ =
         folder_of(path) / fmt::format(".{}.tmp-{}-{}", path.filename().string(), getpid(), attempt);

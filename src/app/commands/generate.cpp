@@ -5,6 +5,7 @@
 #include <deque>
 #include <optional>
 
+#include "app/answer_file.h"
 #include "app/commands/commands.h"
 #include "app/json_lines.h"
 #include "app/model_flags.h"
@@ -22,6 +23,7 @@ struct Flags {
   ModelFlags model;
   SamplingFlags sampling;
   std::string input, output = "-", conversation_template, system_prompt;
+  bool resume = false;
 };
 
 // Prompts taken in at a time: enough to keep every lane busy, few enough to hold.
@@ -56,11 +58,16 @@ int run(const Flags& f) {
   rollout::SamplingOptions options = f.sampling.o;
   rollout::check_sampling(options);
   JsonLines input(f.input);
+  AnswerFile output(f.output, f.resume);
+  // The prompt of the last answer that is kept is answered again, to see that it is the same.
+  const auto samples = static_cast<uint64_t>(options.num_samples);
+  const auto kept = static_cast<uint64_t>(output.kept());
+  const uint64_t skipped = kept == 0 ? 0 : (kept - 1) / samples;  // prompts
+  output.begin_at(static_cast<int64_t>(skipped * samples));
   const auto text = load_text(f.model.pretrained, f.conversation_template);
   const auto model = f.model.load_to_generate();
   options.stop_ids = stop_ids(model->config(), text.get());
   const PromptReader reader(text.get(), model->config().vocab_size, f.system_prompt);
-  Output output(f.output);
   Context ctx = model->context();
 
   // Not where it would mix with the answers, and only of what takes longer.
@@ -77,6 +84,10 @@ int run(const Flags& f) {
       Json json;
       more = input.next(json);
       if (!more) break;
+      if (key < skipped) {
+        ++key;
+        continue;
+      }
       prompts.push_back({reader.read(json, input.where()), key++});
       if (json.is_array()) json = Json{{"messages", std::move(json)}};
       fields.push_back(std::move(json));
@@ -102,9 +113,10 @@ int run(const Flags& f) {
   if (key == 0) user_error("input", "{} has no prompts", f.input);
   output.finish();
   progress.reset();
+  if (skipped > 0) say(fmt::format("answers of {} prompts were there already", skipped));
   say(fmt::format("generated {} tokens in {:.2f} s ({:.1f} tokens/s) from {} prompts of {} tokens",
-                  drawn, seconds, seconds > 0 ? static_cast<double>(drawn) / seconds : 0.0, key,
-                  read));
+                  drawn, seconds, seconds > 0 ? static_cast<double>(drawn) / seconds : 0.0,
+                  key - skipped, read));
   return 0;
 }
 
@@ -116,12 +128,13 @@ void add_generate(Cli& cli) {
       "A line of input is {\"prompt\": \"text\"}, a list of messages, {\"messages\": [...]} or "
       "{\"tokens\": [...]}. A line of output has its fields and \"prompt_tokens\", \"tokens\", "
       "\"logprobs\", \"completion\", \"finish_reason\", \"sample\". Samples don't depend on "
-      "--batch_size.");
+      "--batch_size. Answers are in FILE.partial until the last one is there.");
   const auto f = std::make_shared<Flags>();
   f->model.add(c);
   c.group("Input and output");
   c.flag("-i,--input", f->input, "JSON lines; -: stdin", "FILE");
   c.flag("-o,--output", f->output, "-: stdout", "FILE");
+  c.flag("--resume", f->resume, "Go on where a run of the same flags was ended");
   c.flag("--conversation_template", f->conversation_template,
          "Chat template of the original's JSON form, instead of the model's", "FILE");
   c.flag("--system_prompt", f->system_prompt, "Put before chats that have no system message");
