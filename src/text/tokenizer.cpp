@@ -24,7 +24,7 @@ constexpr uint32_t kPresent = 4;
 // Hostile input is cut in the message; the rest says enough.
 std::string shortened(std::string_view text) {
   constexpr size_t kMost = 400;
-  return text.size() <= kMost ? std::string(text) : std::string(text.substr(0, kMost)) + "...";
+  return text.size() <= kMost ? std::string(text) : fmt::format("{}...", text.substr(0, kMost));
 }
 
 }  // namespace
