@@ -110,21 +110,27 @@ TEST_F(Answers, TwoRunsIntoOneFile) {
 TEST_F(Answers, PlacesThatAreNoFiles) {
   const std::string pipe = work_ / "pipe";
   ASSERT_EQ(mkfifo(pipe.c_str(), 0600), 0);
-  Process process(flags(pipe));
-  std::ifstream in(pipe, std::ios::binary);
-  const std::string got{std::istreambuf_iterator<char>(in), {}};
-  EXPECT_EQ(process.wait().code, 0);
-  EXPECT_EQ(lines(got), 120);
+  const auto lines_through = [&](const std::vector<std::string>& args) {
+    Process process(args);
+    std::ifstream in(pipe, std::ios::binary);
+    const std::string got{std::istreambuf_iterator<char>(in), {}};
+    EXPECT_EQ(process.wait().code, 0);
+    return lines(got);
+  };
+  EXPECT_EQ(lines_through(flags(pipe)), 120);
+  EXPECT_EQ(lines_through({"score", "--pretrained", model_, "--dataset",
+                           work_.write("d.jsonl", chats(2)), "--output", pipe}),
+            2);
   EXPECT_TRUE(fs::is_fifo(pipe));
   EXPECT_FALSE(fs::exists(pipe + ".partial"));
 
   const Ended folder = run(flags(work_ / "model"));
   EXPECT_EQ(folder.code, 2);
   EXPECT_HAS(folder.err, "model is a folder");
-  const Ended score = run({"score", "--pretrained", model_, "--dataset",
-                           work_.write("d.jsonl", chats(2)), "--output", pipe});
-  EXPECT_EQ(score.code, 2);
-  EXPECT_HAS(score.err, "is not a regular file");
+  const Ended logits = run({"logits", "--pretrained", model_, "--input",
+                            work_.write("t.jsonl", "[1, 2]\n"), "--output", pipe});
+  EXPECT_EQ(logits.code, 2);
+  EXPECT_HAS(logits.err, "is not a regular file");
   EXPECT_TRUE(fs::is_fifo(pipe));
 }
 

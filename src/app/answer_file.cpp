@@ -17,17 +17,13 @@ namespace hone::app {
 namespace fs = std::filesystem;
 
 AnswerFile::AnswerFile(const std::string& path, bool resume) : path_(path) {
-  if (path_.empty() || path_ == "-") {
-    if (resume) user_error("flags", "--resume goes on with a file; give --output FILE");
-    return;
-  }
+  const bool to_stdout = path_.empty() || path_ == "-";
   std::error_code code;
   const fs::file_status status = fs::status(path_, code);
-  if (fs::is_directory(status)) user_error("output", "{} is a folder", path_);
-  if (fs::exists(status) && !fs::is_regular_file(status)) {
-    if (resume) user_error("flags", "--resume goes on with a file; {} is none", path_);
-    fd_ = ::open(path_.c_str(), O_WRONLY | O_CLOEXEC);
-    if (fd_ < 0) user_error("output", "cannot open {}: {}", path_, std::strerror(errno));
+  if (!to_stdout && fs::is_directory(status)) user_error("output", "{} is a folder", path_);
+  if (to_stdout || (fs::exists(status) && !fs::is_regular_file(status))) {
+    if (resume) user_error("flags", "--resume goes on with a file; give --output FILE");
+    direct_ = std::make_unique<Output>(path_);
     return;
   }
   partial_ = path_ + ".partial";
@@ -53,15 +49,11 @@ AnswerFile::AnswerFile(const std::string& path, bool resume) : path_(path) {
 
 AnswerFile::~AnswerFile() {
   if (fd_ < 0) return;
-  if (size_ == 0 && !partial_.empty()) ::unlink(partial_.c_str());
+  if (size_ == 0) ::unlink(partial_.c_str());
   ::close(fd_);
 }
 
 void AnswerFile::failed(const char* what) const {
-  if (partial_.empty()) {
-    if (errno == EPIPE) throw ClosedOutput();
-    runtime_error("output", "{} {}: {}", what, path_, std::strerror(errno));
-  }
   runtime_error("output", "{} {}: {}; the answers so far are in it, go on with --resume", what,
                 partial_, std::strerror(errno));
 }
@@ -98,7 +90,7 @@ std::string AnswerFile::kept_line(int64_t line) const {
 }
 
 void AnswerFile::write(std::string_view line) {
-  if (fd_ < 0) return stdout_.write(line);
+  if (direct_) return direct_->write(line);
   if (next_ < kept()) {
     if (kept_line(next_) != line)
       user_error("output",
@@ -108,8 +100,7 @@ void AnswerFile::write(std::string_view line) {
     ++next_;
     return;
   }
-  const bool first = next_ == kept() && !partial_.empty();
-  if (first && ::ftruncate(fd_, static_cast<off_t>(size_)) != 0) failed("cannot write");
+  if (next_ == kept() && ::ftruncate(fd_, static_cast<off_t>(size_)) != 0) failed("cannot write");
   for (size_t done = 0; done < line.size();) {
     const ssize_t n = ::write(fd_, line.data() + done, line.size() - done);
     if (n < 0 && errno == EINTR) continue;
@@ -121,12 +112,11 @@ void AnswerFile::write(std::string_view line) {
 }
 
 void AnswerFile::flush() {
-  if (fd_ < 0) stdout_.flush();
+  if (direct_) direct_->flush();
 }
 
 void AnswerFile::finish() {
-  if (fd_ < 0) return stdout_.finish();
-  if (partial_.empty()) return;
+  if (direct_) return direct_->finish();
   if (next_ < kept())
     user_error("output",
                "{} has {} answers, more than these prompts have; give the same prompts, or remove "

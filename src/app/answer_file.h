@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -35,8 +36,8 @@ class AnswerFile {
   std::string kept_line(int64_t line) const;
   [[noreturn]] void failed(const char* what) const;
 
-  std::string path_, partial_;  // partial_: empty where there is none
-  Output stdout_;
+  std::string path_, partial_;
+  std::unique_ptr<Output> direct_;  // null: partial_
   int fd_ = -1;
   std::vector<uint64_t> ends_;  // behind each kept line
   uint64_t size_ = 0;           // of all whole lines

@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <filesystem>
 
 #include "core/error.h"
 #include "io/files.h"
@@ -53,32 +54,41 @@ std::string duration_text(double seconds) {
 }
 
 Output::Output(const std::string& path) {
-  if (!path.empty() && path != "-") file_ = std::make_unique<io::AtomicFile>(path);
+  if (path.empty() || path == "-") return;
+  std::error_code code;
+  const auto status = std::filesystem::status(path, code);
+  if (!std::filesystem::exists(status) || std::filesystem::is_regular_file(status)) {
+    file_ = std::make_unique<io::AtomicFile>(path);
+    return;
+  }
+  stream_ = std::fopen(path.c_str(), "we");
+  name_ = path;
+  if (stream_ == nullptr) user_error("output", "cannot open {}: {}", path, std::strerror(errno));
 }
-Output::~Output() = default;
+Output::~Output() {
+  if (stream_ != stdout) std::fclose(stream_);
+}
 
 void Output::write(std::string_view text) {
   if (file_) {
     file_->append(text);
-    return;
-  }
-  if (std::fwrite(text.data(), 1, text.size(), stdout) != text.size()) {
-    if (errno == EPIPE) throw ClosedOutput();
-    runtime_error("output", "writing to stdout failed: {}", std::strerror(errno));
+  } else if (std::fwrite(text.data(), 1, text.size(), stream_) != text.size()) {
+    failed();
   }
 }
 
 void Output::flush() {
-  if (file_) return;
-  if (std::fflush(stdout) != 0) {
-    if (errno == EPIPE) throw ClosedOutput();
-    runtime_error("output", "writing to stdout failed: {}", std::strerror(errno));
-  }
+  if (!file_ && std::fflush(stream_) != 0) failed();
 }
 
 void Output::finish() {
   flush();
   if (file_) file_->commit();
+}
+
+void Output::failed() const {
+  if (errno == EPIPE) throw ClosedOutput();
+  runtime_error("output", "writing to {} failed: {}", name_, std::strerror(errno));
 }
 
 ProgressLine::ProgressLine(std::string unit)

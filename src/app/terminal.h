@@ -25,7 +25,8 @@ void say(std::string_view line);
 std::string bytes_text(double bytes);       // "1.2 GiB"
 std::string duration_text(double seconds);  // "1:02:03", "4:05"
 
-// Where results go: stdout, or a file that is in place, whole, after finish().
+// Where results go: stdout, or a file that is in place, whole, after finish(), or what isn't a
+// regular file (a pipe, a device).
 class Output {
  public:
   explicit Output(const std::string& path = "-");
@@ -35,7 +36,11 @@ class Output {
   void finish();
 
  private:
+  [[noreturn]] void failed() const;
+
   std::unique_ptr<io::AtomicFile> file_;
+  std::FILE* stream_ = stdout;
+  std::string name_ = "stdout";
 };
 
 // The state of a long run: on a terminal one line that is written again and again, else a plain

@@ -76,8 +76,8 @@ int run(const Flags& f) {
   options.warn = [](const std::string& line) { say("warning: " + line); };
   const auto dataset = data::Dataset::open(
       data::TextModel::load(f.model.pretrained, f.conversation_template), options);
-  const auto model = f.model.load();
   Output output(f.output);
+  const auto model = f.model.load();
   Context ctx = model->context();
   Scorer scorer(ctx, *model, f.micro_batch_tokens, output);
   for (int64_t i = 0; i < dataset->size(); ++i) {
