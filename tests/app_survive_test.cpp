@@ -92,6 +92,23 @@ TEST_F(Survive, InterruptedThenFinishedThenLeftAlone) {
   EXPECT_TRUE(picture(out) == finished);
 }
 
+// Weights are used from the mapped file; one that is cut meanwhile is told, not a crash.
+TEST_F(Survive, WeightsCutWhileTheyAreUsed) {
+  const std::string model = work_ / "bf16", out = work_ / "out";
+  make_model(work_, model, "bf16");
+  std::vector<std::string> cut = flags(out);
+  cut[2] = model;
+  *(std::find(cut.begin(), cut.end(), "--num_epochs") + 1) = "2000";
+  Process process(cut);
+  while (process.running() && newest(out) == 0) {
+    std::this_thread::sleep_for(std::chrono::microseconds(200));
+  }
+  fs::resize_file(model + "/model.safetensors", 100);
+  const Ended ended = process.wait();
+  EXPECT_EQ(ended.code, 1);
+  EXPECT_HAS(ended.err, "became shorter while it was read");
+}
+
 TEST_F(Survive, SecondInterruptEndsAtOnce) {
   const std::string out = work_ / "out";
   const Ended ended = stop_early(out, SIGINT, 50);
