@@ -7,17 +7,25 @@ endif()
 
 set(hone_headers <algorithm> <filesystem> <functional> <map> <memory> <optional> <span> <string>
     <vector> <fmt/format.h> <nlohmann/json.hpp>)
-
-# The first module here makes them for the others.
 set(hone_headers_modules hone_models hone_text hone_data hone_io hone_rollout hone_train hone_plan
     hone_app)
+
+# A library of nothing but precompiled headers, so that who uses them depends on nothing else.
+# Usage: hone_headers_library(name libraries headers...)
+function(hone_headers_library name libraries)
+  file(CONFIGURE OUTPUT ${CMAKE_CURRENT_BINARY_DIR}/${name}.cpp CONTENT "")
+  add_library(${name} OBJECT ${CMAKE_CURRENT_BINARY_DIR}/${name}.cpp)
+  # spdlog: its definitions are the modules' as well
+  target_link_libraries(${name} PRIVATE fmt::fmt spdlog::spdlog ${libraries})
+  target_precompile_headers(${name} PRIVATE ${ARGN})
+endfunction()
+
+if(HONE_PCH)
+  hone_headers_library(headers_of_modules nlohmann_json::nlohmann_json ${hone_headers})
+endif()
+
 function(hone_precompiled_headers target)
-  if(NOT HONE_PCH OR NOT target IN_LIST hone_headers_modules)
-    return()
-  endif()
-  if(target STREQUAL "hone_models")
-    target_precompile_headers(hone_models PRIVATE ${hone_headers})
-  else()
-    target_precompile_headers(${target} REUSE_FROM hone_models)
+  if(HONE_PCH AND target IN_LIST hone_headers_modules)
+    target_precompile_headers(${target} REUSE_FROM headers_of_modules)
   endif()
 endfunction()
