@@ -10,7 +10,6 @@
 #include <filesystem>
 
 #include "core/error.h"
-#include "io/files.h"
 
 namespace hone::app {
 
@@ -44,7 +43,7 @@ AnswerFile::AnswerFile(const std::string& path, bool resume) : path_(path) {
     ::close(fd_);
     user_error("output", "{}", problem);
   }
-  if (resume) read_kept();
+  if (resume) find_kept();
 }
 
 AnswerFile::~AnswerFile() {
@@ -58,35 +57,20 @@ void AnswerFile::failed(const char* what) const {
                 partial_, std::strerror(errno));
 }
 
-void AnswerFile::read_kept() {
-  std::vector<char> block(size_t{1} << 20);
-  for (uint64_t at = 0;;) {
-    const ssize_t n = ::pread(fd_, block.data(), block.size(), static_cast<off_t>(at));
-    if (n < 0 && errno == EINTR) continue;
-    if (n < 0) failed("cannot read");
-    if (n == 0) break;
-    for (ssize_t i = 0; i < n; ++i) {
-      if (block[static_cast<size_t>(i)] == '\n') ends_.push_back(at + static_cast<uint64_t>(i) + 1);
-    }
-    at += static_cast<uint64_t>(n);
-  }
+void AnswerFile::find_kept() {
+  before_ = io::MappedFile(partial_);
+  const std::string_view text(reinterpret_cast<const char*>(before_.data()), before_.size());
+  for (size_t at = text.find('\n'); at != text.npos; at = text.find('\n', at + 1))
+    ends_.push_back(at + 1);
   // what follows the last whole line is written over
   size_ = ends_.empty() ? 0 : ends_.back();
   if (::lseek(fd_, static_cast<off_t>(size_), SEEK_SET) < 0) failed("cannot read");
 }
 
-std::string AnswerFile::kept_line(int64_t line) const {
+std::string_view AnswerFile::kept_line(int64_t line) const {
   const auto i = static_cast<size_t>(line);
-  const uint64_t begin = i == 0 ? 0 : ends_[i - 1];
-  std::string text(ends_[i] - begin, '\0');
-  for (size_t done = 0; done < text.size();) {
-    const ssize_t n =
-        ::pread(fd_, text.data() + done, text.size() - done, static_cast<off_t>(begin + done));
-    if (n < 0 && errno == EINTR) continue;
-    if (n <= 0) failed("cannot read");
-    done += static_cast<size_t>(n);
-  }
-  return text;
+  const size_t begin = i == 0 ? 0 : ends_[i - 1];
+  return {reinterpret_cast<const char*>(before_.data()) + begin, ends_[i] - begin};
 }
 
 void AnswerFile::write(std::string_view line) {

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "app/terminal.h"
+#include "io/files.h"
 
 namespace hone::app {
 
@@ -32,15 +33,16 @@ class AnswerFile {
   void finish();
 
  private:
-  void read_kept();
-  std::string kept_line(int64_t line) const;
+  void find_kept();
+  std::string_view kept_line(int64_t line) const;
   [[noreturn]] void failed(const char* what) const;
 
   std::string path_, partial_;
   std::unique_ptr<Output> direct_;  // null: partial_
   int fd_ = -1;
-  std::vector<uint64_t> ends_;  // behind each kept line
-  uint64_t size_ = 0;           // of all whole lines
+  io::MappedFile before_;     // FILE.partial as it was
+  std::vector<size_t> ends_;  // behind each kept line
+  size_t size_ = 0;           // of all whole lines
   int64_t next_ = 0;
 };
 

@@ -24,8 +24,7 @@ void on_lost_page(int signal, siginfo_t* info, void*) {
   }
   constexpr char kText[] =
       "error: [file] a file in use (weights, or prepared data) became shorter while it was read, "
-      "or "
-      "its disk failed; put it right and run again\n";
+      "or its disk failed; put it right and run again\n";
   [[maybe_unused]] const ssize_t n = ::write(STDERR_FILENO, kText, sizeof kText - 1);
   ::_exit(1);
 }

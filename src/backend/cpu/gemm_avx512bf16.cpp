@@ -51,7 +51,7 @@ void prepare(const GemmJob* job, const GemmChunk* chunk, int64_t t0, int64_t row
     }
   };
   if (job->x_by_depth) {
-    const float* out = reinterpret_cast<const float*>(to.main);
+    float* out = reinterpret_cast<float*>(to.main);
     copy_groups(job->x, t0, rows, groups_of(out, *chunk, pairs(job->k)), t);
   } else if (!in_place(*job)) {
     copy_rows(job->x, 0, to.main);
@@ -69,7 +69,7 @@ int list_pieces(const GemmJob& job, const GemmChunk& chunk, int64_t t0, Piece* o
                                     : by_rows(from.main + t * k * 4, k * 4);
   Piece first = {x, &job.w, 0, k, false};
   if (job.x_by_depth) {
-    first.groups = groups_of(reinterpret_cast<const float*>(from.main), chunk, k);
+    first.groups = groups_of(reinterpret_cast<float*>(from.main), chunk, k);
     first.row = t;
   }
   int n = 0;

@@ -1,6 +1,6 @@
 // x by groups of rows (GemmChunk.groups), for the words paths: after what says what a word is.
 
-inline Groups groups_of(const float* data, const GemmChunk& chunk, int64_t depth) {
+inline Groups groups_of(float* data, const GemmChunk& chunk, int64_t depth) {
   return {data, whole_groups(chunk.rows), depth, chunk.depth_block};
 }
 
@@ -18,7 +18,7 @@ void copy_groups(const GemmMatrix& x, int64_t t, int64_t rows, const Groups& to,
     }
     const bool block_ends = end % to.depth_block == 0 || end == to.depth;
     for (int64_t i = 0; i < rows; i += kMr) {
-      float* out = const_cast<float*>(to.at(row + i, d0));
+      float* out = to.at(row + i, d0);
       const int64_t columns = x.cols - t - i, last = end - 1;
       // lanes beyond kMr are what the next word writes over; behind the last one lies another group
       if (columns >= kLanes) {

@@ -8,7 +8,7 @@
   for (int64_t d = 0; d < x.cols; d += kLanes) {
     const int64_t words = min_of<int64_t>(kLanes, x.cols - d);
     const char* in = at(x, t, d);
-    float* out = const_cast<float*>(to.at(row, d));
+    float* out = to.at(row, d);
     Vec r[kLanes];
     if (rows == kMr && words == kLanes) {
       for (int64_t i = 0; i < kLanes; ++i) {
@@ -53,7 +53,7 @@ void prepare(const GemmJob* job, const GemmChunk* chunk, int64_t t0, int64_t row
 }
 
 int list_pieces(const GemmJob& job, const GemmChunk& chunk, int64_t t0, Piece* out) {
-  const float* base = static_cast<const float*>(chunk.prepared);
+  float* base = static_cast<float*>(chunk.prepared);
   const int64_t t = t0 - chunk.begin;
   if (chunk.groups) {
     const Groups first = groups_of(base, chunk, job.k);

@@ -261,14 +261,14 @@ inline Broadcast by_rows(const char* data, int64_t row_bytes) {
 // x as GemmChunk.groups has it: whole groups of rows (zeros, or what lies there, behind the last
 // one), blocks of the depth.
 struct Groups {
-  const float* data;
+  float* data;
   int64_t rows, depth, depth_block;
   // Words of the block that d is in.
   int64_t steps(int64_t d) const {
     return min_of(depth_block, depth - d / depth_block * depth_block);
   }
   // Word d of row t, the first of a group.
-  const float* at(int64_t t, int64_t d) const {
+  float* at(int64_t t, int64_t d) const {
     const int64_t in_block = d % depth_block;
     return data + (d - in_block) * rows + t * steps(d) + in_block * kMr;
   }
