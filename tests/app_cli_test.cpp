@@ -354,6 +354,27 @@ TEST(SftFlags, LoraConfigOfTheOriginal) {
   EXPECT_NE(error(R"({"r": 8, "rang": 3})").find("\"rang\" is not known"), std::string::npos);
 }
 
+TEST(SftFlags, LoraFlagsWithoutARankAreRefused) {
+  for (const Args& flags : std::vector<Args>{{"--lora_alpha", "8"},
+                                             {"--lora_dropout", "0.1"},
+                                             {"--use_rslora"},
+                                             {"--lora_target", "q_proj"},
+                                             {"--lora_layers", "0"},
+                                             {"--lora_rank", "0", "--lora_alpha", "16"}}) {
+    const std::string error = sft_error(flags);
+    EXPECT_NE(error.find("add --lora_rank 8"), std::string::npos) << flags[0] << ": " << error;
+  }
+  const TempFolder folder;
+  EXPECT_NE(sft_error({"--lora_config", folder.file("l.json", R"({"lora_alpha": 16})")})
+                .find("gives no rank"),
+            std::string::npos);
+  // As run.json has it: every flag, at its default.
+  const train::SftOptions o = sft_with({"--lora_rank", "0", "--lora_alpha", "8", "--lora_dropout",
+                                        "0", "--lora_target", "all-linear"})
+                                  .options;
+  EXPECT_EQ(o.lora_rank, 0);
+}
+
 TEST(SftFlags, AnAdapterGivesItsShape) {
   const fs::path adapter = fs::path(HONE_SOURCE_DIR) / "tests/fixtures/io/peft_plain";
   ASSERT_TRUE(fs::exists(adapter / "adapter_config.json"));

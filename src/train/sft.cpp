@@ -99,6 +99,7 @@ class Run {
     steps_ = o_.max_steps > 0 ? o_.max_steps : o_.num_epochs * steps_per_epoch_;
     warmup_ = o_.warmup_steps >= 0 ? o_.warmup_steps
                                    : static_cast<int64_t>(0.025 * static_cast<double>(steps_));
+    if (const std::string line = warmup_warning(warmup_, steps_, o_.lr); !line.empty()) warn(line);
     micro_batch_tokens_ =
         o_.micro_batch_tokens > 0 ? o_.micro_batch_tokens : kDefaultMicroBatchTokens;
     l.num_epochs = (steps_ + steps_per_epoch_ - 1) / steps_per_epoch_;

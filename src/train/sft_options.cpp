@@ -173,6 +173,14 @@ nlohmann::json options_json(const SftOptions& o) {
   return j;
 }
 
+std::string warmup_warning(int64_t warmup, int64_t steps, double lr) {
+  if (warmup < 2 || warmup < steps) return "";
+  return fmt::format(
+      "the warm-up of {} steps takes the whole run of {}: the learning rate ends at {:.3g} of --lr "
+      "{:.3g}; use a smaller --warmup_steps, or train longer",
+      warmup, steps, lr * static_cast<double>(steps) / static_cast<double>(warmup), lr);
+}
+
 void set_up_tuning(io::LoadedModel& model, const SftOptions& o) {
   if (!o.adapter.empty()) {
     model.load_adapter(o.adapter, /*trainable=*/true);

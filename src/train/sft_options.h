@@ -18,6 +18,9 @@ io::AdapterConfig adapter_config(const SftOptions& o);
 // The effective configuration, as saved in run.json: flag name -> value.
 nlohmann::json options_json(const SftOptions& o);
 
+// A sentence if the warm-up takes the whole run, so that the schedule never comes to act; else "".
+std::string warmup_warning(int64_t warmup, int64_t steps, double lr);
+
 // Prepares a model for what the options tune: adds or loads the adapter, or makes base weights
 // trainable. Before LoadedModel::load().
 void set_up_tuning(io::LoadedModel& model, const SftOptions& o);

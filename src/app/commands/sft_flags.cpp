@@ -248,6 +248,33 @@ void read_lora_config(const Command& c, const SftFlags& f, train::SftOptions& o)
                f.lora_config, name);
 }
 
+// LoRA's flags mean nothing to full tuning, which is not what their user meant. A rank of 0 in so
+// many words may stand beside defaults: run.json and --config_file write every flag.
+void refuse_lora_flags(const Command& c, const SftFlags& f, const train::SftOptions& o) {
+  if (!f.lora_config.empty())
+    user_error("flags",
+               "--lora_config {}: it gives no rank (r), which means full tuning; give it an r such "
+               "as 8, or leave --lora_config out",
+               f.lora_config);
+  const train::SftOptions d;
+  const struct {
+    const char* name;
+    bool is_default;
+  } flags[] = {{"--lora_alpha", o.lora_alpha == d.lora_alpha},
+               {"--lora_dropout", o.lora_dropout == d.lora_dropout},
+               {"--use_rslora", o.use_rslora == d.use_rslora},
+               {"--lora_target", o.lora_target == d.lora_target},
+               {"--lora_layers", o.lora_layers == d.lora_layers}};
+  for (const auto& flag : flags) {
+    if (!c.given(flag.name) || (c.given("--lora_rank") && flag.is_default)) continue;
+    user_error(
+        "flags",
+        "{} without a rank: --lora_rank is 0, which tunes the whole model; add --lora_rank 8 "
+        "for a LoRA adapter, or leave {} out",
+        flag.name, flag.name);
+  }
+}
+
 // An existing adapter says how it is made; flags may repeat it.
 void follow_adapter(const Command& c, const SftFlags& f, train::SftOptions& o) {
   if (!f.lora_config.empty())
@@ -397,10 +424,7 @@ SftRequest sft_request(const Command& c, const SftFlags& f, bool need_data) {
   if (!o.adapter.empty()) {
     follow_adapter(c, f, o);
   } else if (o.lora_rank == 0) {
-    for (const char* flag : {"--lora_alpha", "--lora_dropout", "--lora_target", "--lora_layers"})
-      if (c.given(flag) && !c.given("--lora_rank") && f.lora_config.empty())
-        r.notes.push_back(fmt::format(
-            "note: {} without effect: --lora_rank is 0, which means full tuning", flag));
+    refuse_lora_flags(c, f, o);
   }
   resume_options(c, f, o);
   r.config_file = f.config_file;
