@@ -300,6 +300,7 @@ std::vector<Case> flag_cases() {
       {"memory of no unit", flags({"--memory", "12XB"}), {"--memory", "12XB"}},
       {"type", flags({"--dtype", "int8"}), {"int8"}},
       {"target that matches nothing", flags({"--lora_target", "qq_proj"}), {"qq_proj", "q_proj"}},
+      {"block that isn't there", flags({"--lora_layers", "0,7"}), {"block 7", "counted from 0"}},
       {"freeze with LoRA", flags({"--freeze", "lm_head*"}), {"freeze"}},
       {"resume and overwrite",
        flags({"--resume", "auto", "--overwrite"}),

@@ -291,6 +291,69 @@ TEST(Sft, AnAdapterLearnsLoadsBackAndMerges) {
   EXPECT_EQ(Json::parse(read_file(w / "more" / "adapter_config.json")).at("r"), 4);
 }
 
+// Whatever names the layers: what is tuned is what was asked for, and is read again.
+TEST(Sft, TheAdapterSaysWhichLayersItTunes) {
+  const Workplace w;
+  const std::string model = w.model("qwen2");
+  w.file("d.jsonl", counting_data(8, vocab_of(w, model), 3));
+  w.file("t.jsonl", "[1, 2, 3, 4, 5, 6, 7, 8, 9]\n");
+  const std::vector<std::pair<std::string, std::vector<std::string>>> cases = {
+      {"--lora_layers 0", {"layers.0."}},
+      {"--lora_target '.*(q|v)_proj' --lora_layers 1",
+       {"layers.1.self_attn.q", "layers.1.self_attn.v"}},
+      {"--lora_target 'model.layers.0.mlp.*'", {"layers.0.mlp."}},
+      {"--lora_target up_proj,1.self_attn.q_proj", {"mlp.up_proj", "layers.1.self_attn.q_proj"}},
+  };
+  for (size_t i = 0; i < cases.size(); ++i) {
+    const auto& [flags, parts] = cases[i];
+    SCOPED_TRACE(flags);
+    const std::string out = "out" + std::to_string(i);
+    const Result r = w.hone("sft --pretrained " + model + " --dataset d.jsonl --lora_rank 2 " +
+                            flags + " --lr 1e-2 --max_steps 2 --save_dir " + out);
+    ASSERT_EQ(r.code, 0) << r.err;
+    const Json config = Json::parse(read_file(w / out / "adapter_config.json"));
+    EXPECT_TRUE(config.at("target_modules").is_array()) << config;
+    const auto file = io::SafetensorsFile::open(w / out / "adapter_model.safetensors");
+    std::vector<int> found(parts.size());
+    for (const io::TensorEntry& t : file.tensors()) {
+      int fits = 0;
+      for (size_t p = 0; p < parts.size(); ++p) {
+        if (t.name.find(parts[p]) == std::string::npos) continue;
+        ++fits;
+        ++found[p];
+      }
+      EXPECT_EQ(fits, 1) << t.name;
+    }
+    for (const int n : found) EXPECT_GT(n, 0);
+    const std::string use = " --pretrained " + model + " --adapter " + out;
+    const Result l = w.hone("logits" + use + " --input t.jsonl --output " + out + ".safetensors");
+    EXPECT_EQ(l.code, 0) << l.err;
+    const Result m = w.hone("merge" + use + " --output merged" + out);
+    EXPECT_EQ(m.code, 0) << m.err;
+    const Result more =
+        w.hone("sft" + use + " --dataset d.jsonl --max_steps 1 --save_dir more" + out);
+    EXPECT_EQ(more.code, 0) << more.err;
+    EXPECT_EQ(
+        Json::parse(read_file(w / ("more" + out) / "adapter_config.json")).at("target_modules"),
+        config.at("target_modules"));
+  }
+}
+
+TEST(Sft, AWarmUpThatTakesTheWholeRunIsSaid) {
+  const Workplace w;
+  const std::string model = w.model("qwen2");
+  w.file("d.jsonl", counting_data(8, vocab_of(w, model), 3));
+  const std::string sft =
+      "sft --pretrained " + model + " --dataset d.jsonl --lora_rank 2 --lr 1e-3 --max_steps 4";
+  const Result longer = w.hone(sft + " --warmup_steps 100 --save_dir a");
+  ASSERT_EQ(longer.code, 0) << longer.err;
+  EXPECT_NE(longer.err.find("the warm-up of 100 steps takes the whole run of 4: the learning rate "
+                            "ends at 4e-05 of --lr 0.001"),
+            std::string::npos)
+      << longer.err;
+  EXPECT_EQ(w.hone(sft + " --warmup_steps 3 --save_dir b").err.find("warm-up"), std::string::npos);
+}
+
 TEST(Merge, AddsTheGoldenAdapter) {
   const Workplace w;
   const Golden golden("qwen2");

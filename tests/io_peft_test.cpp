@@ -12,6 +12,7 @@
 #include <span>
 
 #include "core/error.h"
+#include "io/peft_targets.h"
 #include "io/safetensors.h"
 
 namespace hone::io {
@@ -56,7 +57,7 @@ TEST(Peft, TargetsRanksAndScalesAsTheLibraryResolvesThem) {
     EXPECT_TRUE(config.unknown_fields.empty()) << config.unknown_fields.front();
     // What is written again must mean the same.
     const AdapterConfig again = parse_adapter_config(adapter_config_json(config), name);
-    for (const AdapterConfig& c : {config, again}) {
+    for (const AdapterRules& c : {AdapterRules(config), AdapterRules(again)}) {
       for (const std::string& module : modules) {
         const auto expected = item["modules"].find(module);
         ASSERT_EQ(c.targets(module), expected != item["modules"].end()) << name << " " << module;
@@ -71,10 +72,13 @@ TEST(Peft, TargetsRanksAndScalesAsTheLibraryResolvesThem) {
 TEST(Peft, FirstPatternThatMatchesCounts) {
   const char* text = R"({"peft_type": "LORA", "r": 4, "target_modules": ["q_proj"],
     "rank_pattern": {"self_attn.q_proj": 2, "q_proj": 3}})";
-  EXPECT_EQ(parse_adapter_config(text, "t").rank_of("model.layers.0.self_attn.q_proj"), 2);
+  EXPECT_EQ(
+      AdapterRules(parse_adapter_config(text, "t")).rank_of("model.layers.0.self_attn.q_proj"), 2);
   const char* turned = R"({"peft_type": "LORA", "r": 4, "target_modules": ["q_proj"],
     "rank_pattern": {"q_proj": 3, "self_attn.q_proj": 2}})";
-  EXPECT_EQ(parse_adapter_config(turned, "t").rank_of("model.layers.0.self_attn.q_proj"), 3);
+  EXPECT_EQ(
+      AdapterRules(parse_adapter_config(turned, "t")).rank_of("model.layers.0.self_attn.q_proj"),
+      3);
 }
 
 TEST(Peft, UnsupportedIsNamed) {
@@ -123,14 +127,160 @@ TEST(Peft, UnsupportedIsNamed) {
             std::vector<std::string>{"sparkle"});
 }
 
-// Such expressions take exponential time where matching goes back and tries again.
-TEST(Peft, HostileExpressionsEnd) {
-  AdapterConfig config =
-      parse_adapter_config(with("target_modules", "(a*)*(a|aa)*(a*)*b").dump(), "t");
-  EXPECT_FALSE(config.targets(std::string(200, 'a')));
-  EXPECT_NE(error_of(with("target_modules", std::string(5000, 'a'))), "");
-  EXPECT_NE(error_of(with("target_modules", "((a{500}){500}){500}")), "");
-  EXPECT_NE(error_of(with("target_modules", "\\" + std::string(40, '9'))), "");
+// What would need going back, is too large, or is read differently by Python is named.
+TEST(Peft, ExpressionsThatAreRefused) {
+  EXPECT_EQ(error_of(with("target_modules", std::string(2000, 'a'))), "");
+  const std::vector<std::pair<std::string, const char*>> wrong = {
+      {std::string(2001, 'a'), "2001 bytes"},
+      {"(a{200}){200}", "too large"},
+      {std::string(101, '(') + "a" + std::string(101, ')'), "nest"},
+      {".*(?=q_proj).*", "look-around"},
+      {"(?<!x)q_proj", "look-around"},
+      {"(?!x)q_proj|(?!x)v_proj", "look-around"},
+      {"^(?!x)q_proj|v_proj", "look-ahead of one alternative"},
+      {"(?!x", "look-around"},
+      {"(q)_\\1", "backreferences"},
+      {"(?P<n>q)(?P=n)", "flag"},
+      {"q*+_proj", "repetition of a repetition"},
+      {"q_proj++", "repetition of a repetition"},
+      {"[[:alpha:]]_proj", "set within a set"},
+      {"[a-z&&[q]]_proj", "set"},
+      {"(?x) q_proj", "flag"},
+      {"\\<q_proj", "word"},
+      {"(unclosed", "unclosed"},
+      {"*_proj", "repetition"},
+      {"q\xff", "UTF-8"},
+  };
+  for (const auto& [expression, reason] : wrong) {
+    AdapterConfig c;
+    c.target_expression = expression;
+    try {
+      AdapterRules{c};
+      ADD_FAILURE() << expression << " is accepted";
+    } catch (const UserError& e) {
+      const std::string text = e.what();
+      EXPECT_NE(text.find(reason), std::string::npos) << text;
+      EXPECT_NE(text.find("target_modules"), std::string::npos) << text;
+      EXPECT_EQ(text.find('\n'), std::string::npos) << text;
+    }
+  }
+  // Look-aheads at the very beginning need no going back.
+  AdapterConfig ahead;
+  ahead.target_expression = "^(?!.*[])]|visual|.*\\)x)(?=model\\.)(?!.*k_proj$).*_proj";
+  const AdapterRules rules(ahead);
+  EXPECT_TRUE(rules.targets("model.layers.0.self_attn.q_proj"));
+  for (const char* other :
+       {"visual.q_proj", "q_proj", "model.0.k_proj", "model.).q_proj", "model.q"})
+    EXPECT_FALSE(rules.targets(other)) << other;
+  for (const char* same : {"(?i)Q_PROJ", "(?P<name>q|v)_proj", "[qv]_proj", "\\w+_proj",
+                           "(?:q|)_proj", "^q_proj$", "q{1,2}?_proj", "\\bq_proj\\b"}) {
+    AdapterConfig c;
+    c.target_expression = same;
+    EXPECT_TRUE(AdapterRules(c).targets("q_proj")) << same;
+    EXPECT_FALSE(AdapterRules(c).targets("q_proj.x")) << same;
+  }
+}
+
+TEST(Peft, WhatActsOnlyWithOthersIsRefused) {
+  json config = plain();
+  config["layers_pattern"] = "layers";
+  EXPECT_NE(error_of(config).find("layers_pattern"), std::string::npos);
+  config["layers_to_transform"] = 1;
+  EXPECT_EQ(error_of(config), "");
+  config["target_modules"] = "all-linear";
+  EXPECT_NE(error_of(config).find("layers_to_transform"), std::string::npos);
+  const AdapterRules upper(parse_adapter_config(with("target_modules", "All-Linear").dump(), "t"));
+  EXPECT_TRUE(upper.targets("model.layers.0.mlp.up_proj"));
+  EXPECT_FALSE(upper.targets("lm_head"));
+}
+
+TEST(Peft, LayersPatternsAreExpressions) {
+  json config = plain();
+  config["layers_to_transform"] = {1};
+  config["layers_pattern"] = {"blocks", "model\\.lay.rs"};
+  const AdapterRules rules(parse_adapter_config(config.dump(), "t"));
+  EXPECT_TRUE(rules.targets("model.layers.1.self_attn.q_proj"));
+  EXPECT_TRUE(rules.targets("x.blocks.1.q_proj"));
+  EXPECT_FALSE(rules.targets("x.blocks.2.1.q_proj"));
+  EXPECT_FALSE(rules.targets("model.layers.2.self_attn.q_proj"));
+  EXPECT_FALSE(rules.targets("model.stages.1.self_attn.q_proj"));
+}
+
+std::vector<std::string> linear_modules(int blocks) {
+  std::vector<std::string> modules;
+  for (int i = 0; i < blocks; ++i)
+    for (const char* name : {"self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj",
+                             "self_attn.o_proj", "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"})
+      modules.push_back(fmt::format("model.layers.{}.{}", i, name));
+  return modules;
+}
+
+std::vector<std::string> targets_of(const AdapterConfig& config,
+                                    const std::vector<std::string>& modules) {
+  const AdapterRules rules(config);
+  std::vector<std::string> tuned;
+  for (const std::string& module : modules)
+    if (rules.targets(module)) tuned.push_back(module);
+  return tuned;
+}
+
+// Whatever is asked for, what is written down is a list that selects the same modules again.
+TEST(Peft, ResolvedConfigsSelectWhatIsTuned) {
+  std::vector<std::string> modules = linear_modules(12);
+  modules.emplace_back("lm_head");
+  std::vector<AdapterConfig> asked;
+  for (const char* expression : {"all-linear", ".*q_proj", ".*(mlp|self_attn)\\.(up|v)_proj",
+                                 ".*layers\\.[13]\\..*", ".*\\.1\\.mlp\\.up_proj|lm_head",
+                                 ".*layers\\.1\\.mlp.*|.*layers\\.2\\.self_attn\\.q_proj"}) {
+    asked.emplace_back().target_expression = expression;
+  }
+  for (const std::vector<std::string>& names :
+       std::vector<std::vector<std::string>>{{"q_proj", "v_proj"},
+                                             {"mlp.up_proj"},
+                                             {"1.mlp.up_proj", "q_proj"},
+                                             {"model.layers.3.mlp.up_proj"},
+                                             {"lm_head", "q_proj"}}) {
+    asked.emplace_back().target_modules = names;
+  }
+  for (size_t i = 0, n = asked.size(); i < n; ++i) {
+    AdapterConfig some = asked[i];
+    some.layers_to_transform = {1, 3, 10};
+    asked.push_back(some);
+    some.exclude_modules = {"10.self_attn.q_proj", "down_proj"};
+    asked.push_back(some);
+  }
+  int with_layers = 0, with_paths = 0;
+  for (const AdapterConfig& config : asked) {
+    const std::vector<std::string> tuned = targets_of(config, modules);
+    if (tuned.empty()) continue;
+    const AdapterConfig resolved = resolved_config(config, modules, tuned);
+    const std::string text = adapter_config_json(resolved);
+    EXPECT_TRUE(json::parse(text)["target_modules"].is_array()) << text;
+    EXPECT_TRUE(json::parse(text)["layers_pattern"].is_null()) << text;
+    EXPECT_EQ(targets_of(parse_adapter_config(text, "t"), modules), tuned) << text;
+    with_layers += resolved.layers_to_transform.empty() ? 0 : 1;
+    with_paths += resolved.target_modules[0].starts_with("model.") ? 1 : 0;
+  }
+  EXPECT_GT(with_layers, 3);
+  EXPECT_GT(with_paths, 3);
+}
+
+TEST(Peft, ResolvedConfigsAreShort) {
+  const std::vector<std::string> modules = linear_modules(12);
+  AdapterConfig config;
+  config.target_expression = "all-linear";
+  AdapterConfig resolved = resolved_config(config, modules, targets_of(config, modules));
+  EXPECT_EQ(resolved.target_modules,
+            (std::vector<std::string>{"down_proj", "gate_proj", "k_proj", "o_proj", "q_proj",
+                                      "up_proj", "v_proj"}));
+  EXPECT_TRUE(resolved.layers_to_transform.empty());
+  config.layers_to_transform = {0};
+  resolved = resolved_config(config, modules, targets_of(config, modules));
+  EXPECT_EQ(resolved.target_modules.size(), 7u);
+  EXPECT_EQ(resolved.layers_to_transform, std::vector<int64_t>{0});
+  config.target_expression = ".*q_proj";
+  resolved = resolved_config(config, modules, targets_of(config, modules));
+  EXPECT_EQ(resolved.target_modules, std::vector<std::string>{"q_proj"});
 }
 
 TEST(Peft, Names) {
@@ -215,8 +365,9 @@ TEST_F(PeftFiles, WhatTheLibraryWroteIsRead) {
   EXPECT_EQ(plain.config.dropout, 0.1);
   EXPECT_EQ(plain.layers.front().module, "model.layers.0.self_attn.q_proj");
   const Adapter bf16 = load_adapter(kFixtures / "peft_bf16");
-  EXPECT_EQ(bf16.config.rank_of("model.layers.2.mlp.down_proj"), 3);
-  EXPECT_DOUBLE_EQ(bf16.config.scale_of("model.layers.2.mlp.up_proj"), 4 / std::sqrt(2.0));
+  EXPECT_EQ(AdapterRules(bf16.config).rank_of("model.layers.2.mlp.down_proj"), 3);
+  EXPECT_DOUBLE_EQ(AdapterRules(bf16.config).scale_of("model.layers.2.mlp.up_proj"),
+                   4 / std::sqrt(2.0));
 }
 
 TEST_F(PeftFiles, SavedReadsBackBitForBit) {

@@ -30,7 +30,10 @@ std::vector<int32_t> PromptReader::chat(const Json& json, const std::string& whe
     const Json& c = record.conversation;
     const Json& messages = c.is_object() ? c.at("messages") : c;
     const bool open = messages.back().at("role") != "assistant";
-    return text_->tokenizer.encode(encoder_->render(c, open), /*add_special_tokens=*/false);
+    std::vector<int32_t> tokens =
+        text_->tokenizer.encode(encoder_->render(c, open), /*add_special_tokens=*/false);
+    check_ids(tokens, where);
+    return tokens;
   } catch (const data::RecordError& e) {
     user_error("input", "{}: {}", where, e.what());
   } catch (const UserError& e) {
@@ -64,11 +67,15 @@ std::vector<int32_t> PromptReader::read(const Json& json, const std::string& whe
                where, json.is_object() ? "an object with none of these fields" : json.type_name());
   }
   if (tokens.empty()) user_error("input", "{}: the prompt has no tokens; write something", where);
+  check_ids(tokens, where);
+  return tokens;
+}
+
+void PromptReader::check_ids(const std::vector<int32_t>& tokens, const std::string& where) const {
   for (const int32_t id : tokens)
     if (id >= vocab_)
       user_error("input", "{}: the prompt has token id {}, outside the model's {} embeddings",
                  where, id, vocab_);
-  return tokens;
 }
 
 }  // namespace hone::app

@@ -23,6 +23,7 @@ class PromptReader {
   std::vector<int32_t> chat(const Json& messages, const std::string& where) const;
 
  private:
+  void check_ids(const std::vector<int32_t>& tokens, const std::string& where) const;
   const data::TextModel* text_;
   int64_t vocab_;
   std::optional<ConversationEncoder> encoder_;

@@ -10,6 +10,7 @@
 #include "backend/cpu/bf16t.h"
 #include "backend/cpu/cpu.h"
 #include "io/files.h"
+#include "io/peft_targets.h"
 #include "io/run_folder.h"
 
 namespace hone::io {
@@ -152,11 +153,16 @@ void LoadedModel::register_adapter(const AdapterConfig& config,
                                    const std::vector<std::pair<nn::Linear*, int64_t>>& layers,
                                    bool trainable) {
   HONE_CHECK(!adapter_config_.has_value(), "one adapter at a time");
-  adapter_config_ = config;
+  std::vector<std::string> modules, tuned;
+  for (const nn::Linear* l : decoder_->linears()) modules.push_back(l->path);
+  modules.emplace_back("lm_head");
+  for (const auto& [linear, rank] : layers) tuned.push_back(linear->path);
+  adapter_config_ = resolved_config(config, modules, tuned);
+  const AdapterRules rules(config);
   for (const auto& [linear, rank] : layers) {
     nn::add_lora(params_, *linear,
                  {.rank = rank,
-                  .scale = static_cast<float>(config.scale_of(linear->path)),
+                  .scale = static_cast<float>(rules.scale_of(linear->path)),
                   .dropout = static_cast<float>(config.dropout)});
     if (!trainable) {
       params_.set_trainable(linear->params.lora->a, false);
@@ -167,35 +173,56 @@ void LoadedModel::register_adapter(const AdapterConfig& config,
 }
 
 std::vector<nn::Linear*> LoadedModel::add_adapter(const AdapterConfig& config) {
+  const AdapterRules rules(config);
   std::vector<std::pair<nn::Linear*, int64_t>> matched;
-  const std::vector<nn::Linear*> all = decoder_->linears();
-  for (nn::Linear* l : all) {
-    if (config.targets(l->path)) matched.emplace_back(l, config.rank_of(l->path));
+  std::set<int64_t> blocks;
+  for (nn::Linear* l : decoder_->linears()) {
+    if (!rules.targets(l->path)) continue;
+    matched.emplace_back(l, rules.rank_of(l->path));
+    blocks.insert(*block_of(l->path));
   }
-  // Each requested name must match something of its own.
-  for (const std::string& target : config.target_modules) {
-    AdapterConfig one = config;
-    one.target_modules = {target};
-    if (std::none_of(all.begin(), all.end(), [&](nn::Linear* l) { return one.targets(l->path); })) {
-      std::set<std::string> names;
-      for (const nn::Linear* l : all) names.insert(l->path.substr(l->path.rfind('.') + 1));
-      user_error("lora_target", "\"{}\" matches no linear layer of {}; the layers are: {}", target,
-                 config_text(), fmt::join(names, ", "));
+  for (const int64_t layer : config.layers_to_transform) {
+    if (layer >= decoder_->config().num_hidden_layers) {
+      user_error("lora_layers", "there is no block {}: {} has {}, counted from 0", layer,
+                 config_text(), decoder_->config().num_hidden_layers);
     }
   }
-  if (matched.empty()) {
-    user_error(
-        "lora_target",
-        "\"{}\" matches no linear layer of {}; use all-linear or names such as q_proj,v_proj",
-        config.target_expression, config_text());
+  check_targets(config);
+  for (const int64_t layer : config.layers_to_transform) {
+    if (!blocks.contains(layer)) {
+      user_error("lora_layers",
+                 "no layer of block {} is a target; leave it out, or widen --lora_target", layer);
+    }
   }
   register_adapter(config, matched, true);
   return adapted_;
 }
 
+// Each requested name must match something of its own.
+void LoadedModel::check_targets(const AdapterConfig& config) const {
+  const std::vector<nn::Linear*> all = decoder_->linears();
+  const auto check = [&](const AdapterConfig& one, const std::string& target) {
+    const AdapterRules rules(one);
+    if (std::any_of(all.begin(), all.end(), [&](nn::Linear* l) { return rules.targets(l->path); }))
+      return;
+    std::set<std::string> names;
+    for (const nn::Linear* l : all) names.insert(l->path.substr(l->path.rfind('.') + 1));
+    user_error("lora_target",
+               "\"{}\" matches no linear layer of {}; use all-linear, or of its layers {}", target,
+               config_text(), fmt::join(names, ", "));
+  };
+  if (!config.target_expression.empty()) check(config, config.target_expression);
+  for (const std::string& target : config.target_modules) {
+    AdapterConfig one = config;
+    one.target_modules = {target};
+    check(one, target);
+  }
+}
+
 std::vector<nn::Linear*> LoadedModel::load_adapter(const std::filesystem::path& folder,
                                                    bool trainable) {
   adapter_values_ = io::load_adapter(folder);
+  const AdapterRules rules(adapter_values_->config);
   std::vector<std::pair<nn::Linear*, int64_t>> matched;
   std::set<std::string> taken;
   for (nn::Linear* l : decoder_->linears()) {
@@ -203,13 +230,20 @@ std::vector<nn::Linear*> LoadedModel::load_adapter(const std::filesystem::path& 
     const auto it = std::find_if(layers.begin(), layers.end(),
                                  [&](const AdapterLayer& a) { return a.module == l->path; });
     if (it == layers.end()) {
-      if (adapter_values_->config.targets(l->path)) {
+      if (rules.targets(l->path)) {
         user_error(
             "adapter",
             "{}: adapter_config.json targets {} but adapter_model.safetensors holds nothing for it",
             folder.string(), l->path);
       }
       continue;
+    }
+    if (!rules.targets(l->path)) {
+      user_error("adapter",
+                 "{}: adapter_model.safetensors has weights for {}, which adapter_config.json does "
+                 "not target, so that peft would leave them out; the two files don't belong "
+                 "together",
+                 folder.string(), l->path);
     }
     if (it->in != l->in || it->out != l->out) {
       user_error("adapter",

@@ -45,7 +45,8 @@ class LoadedModel {
   uint64_t file_bytes() const;  // of all weights, as they are (or without them: would be) in files
 
   // A new adapter: every linear of the blocks that the config targets gets a pair, without values.
-  // UserError if a target matches nothing. Returns the layers matched.
+  // UserError if a target or a block matches nothing. Returns the layers matched.
+  // adapter_config() then says what is tuned as PEFT would (resolved_config).
   std::vector<nn::Linear*> add_adapter(const AdapterConfig& config);
   // An existing adapter of PEFT: registered, and its values kept until load(). trainable: its
   // tensors train.
@@ -66,6 +67,7 @@ class LoadedModel {
  private:
   void register_adapter(const AdapterConfig& config,
                         const std::vector<std::pair<nn::Linear*, int64_t>>& layers, bool trainable);
+  void check_targets(const AdapterConfig& config) const;
   void check_names() const;
   std::string config_text() const;
   void load_parameter(ParamId id, bool copy);

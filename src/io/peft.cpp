@@ -4,10 +4,10 @@
 #include <cmath>
 #include <map>
 #include <nlohmann/json.hpp>
-#include <regex>
 
 #include "core/error.h"
 #include "io/files.h"
+#include "io/peft_targets.h"
 #include "io/safetensors.h"
 #include "models/json_fields.h"
 
@@ -19,7 +19,6 @@ using models::JsonFields;
 using models::shown;
 constexpr std::string_view kTag = "adapter";
 constexpr int64_t kMaxRank = 1 << 16;
-constexpr size_t kMaxExpression = 2000;
 constexpr std::string_view kPrefix = "base_model.model.";
 
 bool is_on(const nlohmann::json& value) {
@@ -30,93 +29,6 @@ bool is_on(const nlohmann::json& value) {
   return !value.empty();
 }
 
-// Matching takes time linear in the text for every expression: no backtracking.
-std::regex compile(const std::string& expression, std::string_view what) {
-  if (expression.size() > kMaxExpression) {
-    user_error(kTag, "{}: an expression of {} bytes; at most {} are allowed", what,
-               expression.size(), kMaxExpression);
-  }
-  // The library's arithmetic on longer numbers overflows.
-  constexpr int64_t kMaxDigits = 4;
-  int64_t digits = 0;
-  for (const char c : expression) {
-    digits = c >= '0' && c <= '9' ? digits + 1 : 0;
-    if (digits > kMaxDigits) {
-      user_error(kTag, "{}: {} has a number of more than {} digits; list the module names instead",
-                 what, shown(nlohmann::json(expression)), kMaxDigits);
-    }
-  }
-  try {
-    return std::regex(expression, std::regex::ECMAScript | std::regex_constants::__polynomial);
-  } catch (const std::regex_error&) {
-    user_error(kTag,
-               "{}: {} is not a regular expression that is understood here; list the module names "
-               "instead",
-               what, shown(nlohmann::json(expression)));
-  }
-}
-
-bool full_match(const std::string& expression, std::string_view text, std::string_view what) {
-  if (text.size() > 4096) return false;
-  return std::regex_match(text.begin(), text.end(), compile(expression, what));
-}
-
-bool is_suffix(std::string_view module, std::string_view name) {
-  return module == name || (module.size() > name.size() && module.ends_with(name) &&
-                            module[module.size() - name.size() - 1] == '.');
-}
-
-bool any_suffix(std::string_view module, const std::vector<std::string>& names) {
-  return std::any_of(names.begin(), names.end(),
-                     [&](const std::string& name) { return is_suffix(module, name); });
-}
-
-std::vector<std::string_view> split(std::string_view path) {
-  std::vector<std::string_view> parts;
-  while (true) {
-    const size_t dot = path.find('.');
-    parts.push_back(path.substr(0, dot));
-    if (dot == std::string_view::npos) return parts;
-    path.remove_prefix(dot + 1);
-  }
-}
-
-std::optional<int64_t> as_index(std::string_view text) {
-  if (text.empty() || text.size() > 9) return std::nullopt;
-  int64_t value = 0;
-  for (const char c : text) {
-    if (c < '0' || c > '9') return std::nullopt;
-    value = value * 10 + (c - '0');
-  }
-  return value;
-}
-
-// The number of the block that a module is in: the first path part that is a number and, if
-// patterns are given, follows one of them; without patterns it must have two parts before it.
-std::optional<int64_t> layer_of(std::string_view module, const std::vector<std::string>& patterns) {
-  const std::vector<std::string_view> parts = split(module);
-  for (size_t i = 1; i + 1 < parts.size(); ++i) {
-    const std::optional<int64_t> index = as_index(parts[i]);
-    if (!index) continue;
-    if (patterns.empty()
-            ? i >= 2
-            : std::find(patterns.begin(), patterns.end(), parts[i - 1]) != patterns.end()) {
-      return index;
-    }
-  }
-  return std::nullopt;
-}
-
-template <class T>
-const T* first_match(const std::vector<std::pair<std::string, T>>& patterns,
-                     std::string_view module, const char* what) {
-  for (const auto& [pattern, value] : patterns) {
-    if (is_suffix(module, pattern)) return &value;
-    if (full_match("(.*\\.)?(" + pattern + ")", module, what)) return &value;
-  }
-  return nullptr;
-}
-
 // A list of names, or a text.
 void read_names(JsonFields& fields, const char* name, std::vector<std::string>& list,
                 std::string& expression) {
@@ -124,7 +36,9 @@ void read_names(JsonFields& fields, const char* name, std::vector<std::string>& 
   if (!value) return;
   if (value->is_string()) {
     expression = value->get<std::string>();
-    if (expression != "all-linear") compile(expression, name);
+    std::string lower = expression;
+    for (char& c : lower) c = c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c;
+    if (lower == "all-linear") expression = lower;
   } else {
     list = *fields.texts(name);
     for (const std::string& item : list) {
@@ -166,7 +80,6 @@ void read_patterns(JsonFields& fields, const char* name, const nlohmann::ordered
   if (!object) return;
   JsonFields inner(*object, kTag, "adapter_config.json", std::string(name) + ".");
   for (const auto& [key, value] : ordered[name].items()) {
-    compile("(.*\\.)?(" + key + ")", name);
     if constexpr (std::is_same_v<T, int64_t>) {
       out.emplace_back(key, inner.required_integer(key, static_cast<int64_t>(lowest),
                                                    static_cast<int64_t>(highest)));
@@ -178,56 +91,12 @@ void read_patterns(JsonFields& fields, const char* name, const nlohmann::ordered
   }
 }
 
-// Splits a name into texts and numbers, so that layer 2 comes before layer 10.
-bool natural_less(const std::string& a, const std::string& b) {
-  const auto pa = split(a), pb = split(b);
-  for (size_t i = 0; i < std::min(pa.size(), pb.size()); ++i) {
-    if (pa[i] == pb[i]) continue;
-    const auto na = as_index(pa[i]), nb = as_index(pb[i]);
-    if (na && nb && *na != *nb) return *na < *nb;
-    return pa[i] < pb[i];
-  }
-  return pa.size() < pb.size();
-}
-
 nlohmann::ordered_json number_json(double value) {
   if (value == std::floor(value) && std::abs(value) < 1e15) return static_cast<int64_t>(value);
   return value;
 }
 
 }  // namespace
-
-bool AdapterConfig::targets(std::string_view module) const {
-  if (!exclude_expression.empty() && full_match(exclude_expression, module, "exclude_modules")) {
-    return false;
-  }
-  if (any_suffix(module, exclude_modules)) return false;
-  if (all_linear()) return !is_suffix(module, "lm_head");
-  if (!target_expression.empty()) return full_match(target_expression, module, "target_modules");
-  if (std::find(target_modules.begin(), target_modules.end(), module) != target_modules.end()) {
-    return true;
-  }
-  if (!any_suffix(module, target_modules)) return false;
-  if (layers_to_transform.empty()) return true;
-  const std::optional<int64_t> layer = layer_of(module, layers_pattern);
-  return layer && std::find(layers_to_transform.begin(), layers_to_transform.end(), *layer) !=
-                      layers_to_transform.end();
-}
-
-int64_t AdapterConfig::rank_of(std::string_view module) const {
-  const int64_t* value = first_match(rank_pattern, module, "rank_pattern");
-  return value ? *value : r;
-}
-
-double AdapterConfig::alpha_of(std::string_view module) const {
-  const double* value = first_match(alpha_pattern, module, "alpha_pattern");
-  return value ? *value : alpha;
-}
-
-double AdapterConfig::scale_of(std::string_view module) const {
-  const double rank = static_cast<double>(rank_of(module));
-  return alpha_of(module) / (use_rslora ? std::sqrt(rank) : rank);
-}
 
 AdapterConfig parse_adapter_config(const std::string& json_text, const std::string& source) {
   const nlohmann::json json = models::parse_json_object(json_text, kTag, source);
@@ -265,6 +134,9 @@ AdapterConfig parse_adapter_config(const std::string& json_text, const std::stri
     } else {
       config.layers_pattern = *fields.texts("layers_pattern");
     }
+    if (!config.layers_pattern.empty() && config.layers_to_transform.empty()) {
+      fields.fail("layers_pattern", "it acts only with layers_to_transform");
+    }
   }
   read_patterns(fields, "rank_pattern", ordered, config.rank_pattern, 1, kMaxRank);
   read_patterns(fields, "alpha_pattern", ordered, config.alpha_pattern, -1e9, 1e9);
@@ -288,6 +160,7 @@ AdapterConfig parse_adapter_config(const std::string& json_text, const std::stri
                  "eva_config", "corda_config", "lora_ga_config", "qalora_group_size",
                  "runtime_config"});
   config.unknown_fields = fields.unknown();
+  AdapterRules{config};  // its expressions are understood
   return config;
 }
 
@@ -390,6 +263,7 @@ Adapter load_adapter(const fs::path& folder) {
     (name->side == LoraSide::a ? pair.first : pair.second) = &tensor;
   }
   if (modules.empty()) user_error(kTag, "{} holds no tensors", weights_path.string());
+  const AdapterRules rules(adapter.config);
   for (const auto& [module, pair] : modules) {
     const auto& [a, b] = pair;
     if (!a || !b) {
@@ -397,7 +271,7 @@ Adapter load_adapter(const fs::path& folder) {
                  weights_path.string(), shown(nlohmann::json(module)), a ? 'A' : 'B',
                  a ? 'B' : 'A');
     }
-    const int64_t rank = adapter.config.rank_of(module);
+    const int64_t rank = rules.rank_of(module);
     if (a->shape.size() != 2 || b->shape.size() != 2 || a->shape[0] != rank ||
         b->shape[1] != rank || a->elements() == 0 || b->elements() == 0) {
       user_error(kTag,

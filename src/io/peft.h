@@ -34,17 +34,11 @@ struct AdapterConfig {
   std::vector<std::string> unknown_fields;  // ignored; to be said once
 
   bool all_linear() const { return target_expression == "all-linear"; }
-  // Whether a linear layer of the base ("model.layers.0.self_attn.q_proj") is a target, by PEFT's
-  // rules. For all-linear every module but lm_head.
-  bool targets(std::string_view module) const;
-  int64_t rank_of(std::string_view module) const;
-  double alpha_of(std::string_view module) const;
-  double scale_of(std::string_view module) const;  // alpha / r, or alpha / sqrt(r) with rsLoRA
 };
 
 // Throws UserError for anything that is not LoRA or changes the result and is not supported
 // (use_dora, lora_bias, bias, modules_to_save, fan_in_fan_out, layer_replication, ...), and for
-// values that make no sense.
+// values that make no sense or, as in PEFT, don't act together.
 AdapterConfig parse_adapter_config(const std::string& json_text, const std::string& source);
 std::string adapter_config_json(const AdapterConfig& config);
 

@@ -18,6 +18,7 @@ struct HftBuffer {
 };
 struct HftTokenizer;
 struct HftTemplate;
+struct HftExpression;
 struct HftPrefix {
   uint64_t count;
   int32_t add_generation_prompt;
@@ -40,6 +41,9 @@ void hft_template_free(HftTemplate* handle);
 int32_t hft_template_render(const HftTemplate* handle, HftSlice messages, HftSlice variables,
                             int64_t now, HftStrftime strftime, const HftPrefix* prefixes, size_t n,
                             HftBuffer* out);
+int32_t hft_expression_new(HftSlice pattern, HftExpression** handle, HftBuffer* out);
+void hft_expression_free(HftExpression* handle);
+int32_t hft_expression_matches(const HftExpression* handle, HftSlice text);
 }
 
 namespace hone::text_ffi {

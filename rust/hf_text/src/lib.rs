@@ -5,6 +5,7 @@
 //! other value means that the buffer holds the message of an error instead. No panic crosses the
 //! boundary. Handles are immutable and may be used by many threads at once.
 
+mod expression;
 mod generation;
 mod guard;
 mod json;
@@ -270,4 +271,41 @@ pub unsafe extern "C" fn hft_template_render(
         }
         Ok(bytes)
     })
+}
+
+/// Compiles a regular expression (see `expression`). `out`: empty.
+///
+/// # Safety
+/// `pattern` is readable; `handle` and `out` are writable.
+#[no_mangle]
+pub unsafe extern "C" fn hft_expression_new(
+    pattern: Slice,
+    handle: *mut *mut expression::Expression,
+    out: *mut Buffer,
+) -> i32 {
+    guarded(out, || {
+        let compiled = expression::Expression::new(unsafe { pattern.text() }?)?;
+        unsafe { handle.write(Box::into_raw(Box::new(compiled))) };
+        Ok(Vec::new())
+    })
+}
+
+/// # Safety
+/// `handle` comes from `hft_expression_new` and is freed once.
+#[no_mangle]
+pub unsafe extern "C" fn hft_expression_free(handle: *mut expression::Expression) {
+    drop(unsafe { Box::from_raw(handle) });
+}
+
+/// Whether the expression matches the whole text: 1 or 0. Text that isn't UTF-8 matches nothing.
+///
+/// # Safety
+/// `handle` comes from `hft_expression_new`; `text` is readable.
+#[no_mangle]
+pub unsafe extern "C" fn hft_expression_matches(
+    handle: *const expression::Expression,
+    text: Slice,
+) -> i32 {
+    let matches = || unsafe { text.text() }.is_ok_and(|t| unsafe { &*handle }.matches_whole(t));
+    catch_unwind(AssertUnwindSafe(matches)).unwrap_or(false) as i32
 }

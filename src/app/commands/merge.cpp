@@ -17,6 +17,7 @@
 #include "core/rng.h"
 #include "core/thread_pool.h"
 #include "io/files.h"
+#include "io/peft_targets.h"
 #include "io/run_folder.h"
 
 namespace hone::app {
@@ -58,6 +59,7 @@ bool is_float(io::FileType t) {
 void write_merged(const Flags& f, int threads) {
   const io::CheckpointReader base = io::CheckpointReader::open(f.model.pretrained);
   const io::Adapter adapter = io::load_adapter(f.model.adapter);
+  const io::AdapterRules rules(adapter.config);
   const auto dtype = parse_dtype("--output_dtype", f.output_dtype);
   std::vector<io::TensorDecl> tensors;
   for (const std::string& name : base.names()) {
@@ -89,7 +91,7 @@ void write_merged(const Flags& f, int threads) {
         if (n <= 0) return;
         std::vector<double> values;
         if (layer != adapter.layers.end()) {
-          merged_rows(t, *layer, adapter.config.scale_of(layer->module), from, n, values);
+          merged_rows(t, *layer, rules.scale_of(layer->module), from, n, values);
         } else {
           std::vector<float> same(static_cast<size_t>(n * in));
           io::read_as_float(t, from * in, same);
@@ -137,16 +139,21 @@ std::vector<rollout::Prompt> sample_prompts(const Flags& f, const models::ModelC
     return prompts;
   }
   if (text) {
-    for (const char* question : kQuestions) {
-      if (text->chat_template) {
-        add(reader.chat(Json{{{"role", "user"}, {"content", question}}}, "built-in prompt"));
-      } else {
-        add(reader.read(Json{{"prompt", question}}, "built-in prompt"));
+    try {
+      for (const char* question : kQuestions) {
+        if (text->chat_template) {
+          add(reader.chat(Json{{{"role", "user"}, {"content", question}}}, "built-in prompt"));
+        } else {
+          add(reader.read(Json{{"prompt", question}}, "built-in prompt"));
+        }
       }
+      return prompts;
+    } catch (const UserError&) {
+      // A template that takes no such chat, or a tokenizer with ids that the model has not.
+      prompts.clear();
     }
-    return prompts;
   }
-  for (uint64_t i = 0; i < std::size(kQuestions); ++i) {  // no tokenizer: any tokens
+  for (uint64_t i = 0; i < std::size(kQuestions); ++i) {  // any tokens
     std::vector<int32_t> tokens;
     for (uint64_t t = 0; t < 16; ++t)
       tokens.push_back(static_cast<int32_t>(random_words(1, Purpose::test, i, t)[0] %
