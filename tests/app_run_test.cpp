@@ -354,6 +354,80 @@ TEST(Sft, AWarmUpThatTakesTheWholeRunIsSaid) {
   EXPECT_EQ(w.hone(sft + " --warmup_steps 3 --save_dir b").err.find("warm-up"), std::string::npos);
 }
 
+// qwen2's folder with the head of its own (the embedding's rows times 1.5, in fp32) in the file,
+// although config.json ties it, and every name behind `prefix`.
+std::string with_own_head(const Workplace& w, const std::string& prefix) {
+  const std::string model = w.model("qwen2");
+  const fs::path path = w / model / "model.safetensors";
+  std::vector<io::TensorDecl> decls;
+  std::vector<std::vector<float>> values;
+  {
+    const auto file = io::SafetensorsFile::open(path);
+    for (const io::TensorEntry& t : file.tensors()) {
+      decls.push_back({prefix + t.name, io::FileType::f32, t.shape});
+      io::read_as_float(t, 0, values.emplace_back(static_cast<size_t>(t.elements())));
+      if (t.name != "model.embed_tokens.weight") continue;
+      decls.push_back({prefix + "lm_head.weight", io::FileType::f32, t.shape});
+      std::vector<float> head = values.back();
+      for (float& v : head) v *= 1.5f;
+      values.push_back(head);
+    }
+  }
+  fs::remove(path);
+  io::SafetensorsWriter writer(path, decls);
+  for (size_t i = 0; i < decls.size(); ++i)
+    writer.write(decls[i].name, std::as_bytes(std::span(values[i])));
+  writer.finish();
+  return model;
+}
+
+TEST(Models, AHeadOfItsOwnIsUsedAndSaved) {
+  const Workplace w;
+  w.file("t.jsonl", "[1, 2, 3, 4, 5, 6, 7, 8, 9]\n");
+  const auto logits = [&](const std::string& use, const std::string& out) {
+    const Result r =
+        w.hone("logits --pretrained " + use + " --dtype fp32 --input t.jsonl --output " + out);
+    EXPECT_EQ(r.code, 0) << r.err;
+    return tensor(w / out, "0");
+  };
+  std::vector<double> expected;
+  {
+    const std::string plain = w.model("qwen2");
+    ASSERT_TRUE(
+        Json::parse(read_file(w / plain / "config.json")).at("tie_word_embeddings").get<bool>());
+    expected = logits(plain, "p.safetensors");
+    for (double& v : expected) v *= 1.5;
+    fs::remove_all(w / plain);
+  }
+  const std::string model = with_own_head(w, "module.");
+  EXPECT_LT(error(logits(model, "h.safetensors"), expected), 1e-6);
+  const Result said =
+      w.hone("logits --pretrained " + model + " --input t.jsonl --output x.safetensors");
+  EXPECT_NE(said.err.find("lm_head.weight that differs"), std::string::npos) << said.err;
+  EXPECT_NE(said.err.find("is read as"), std::string::npos) << said.err;
+
+  // What is made of it has plain names and a config that says so.
+  w.file("d.jsonl", counting_data(8, vocab_of(w, model), 3));
+  const std::string sft =
+      "sft --pretrained " + model + " --dataset d.jsonl --dtype fp32 --max_steps 1 --lr 1e-9 ";
+  ASSERT_EQ(w.hone(sft + "--save_dir full").code, 0);
+  ASSERT_EQ(w.hone(sft + "--lora_rank 2 --save_dir lora").code, 0);
+  const Result m = w.hone("merge --pretrained " + model + " --adapter lora --output merged");
+  ASSERT_EQ(m.code, 0) << m.err;
+  for (const char* made : {"full", "merged"}) {
+    EXPECT_EQ(Json::parse(read_file(w / made / "config.json")).at("tie_word_embeddings"), false);
+    const auto file = io::SafetensorsFile::open(w / made / "model.safetensors");
+    EXPECT_NE(file.find("lm_head.weight"), nullptr);
+    EXPECT_NE(file.find("model.norm.weight"), nullptr);
+    // A step at a rate of 1e-9 moves weights below their rounding.
+    EXPECT_LT(error(logits(made, std::string(made) + ".safetensors"), expected), 1e-5);
+    EXPECT_EQ(w.hone(std::string("logits --pretrained ") + made +
+                     " --input t.jsonl --output x.safetensors")
+                  .err.find("lm_head"),
+              std::string::npos);
+  }
+}
+
 TEST(Merge, AddsTheGoldenAdapter) {
   const Workplace w;
   const Golden golden("qwen2");

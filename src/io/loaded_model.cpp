@@ -12,6 +12,7 @@
 #include "io/files.h"
 #include "io/peft_targets.h"
 #include "io/run_folder.h"
+#include "io/weight_names.h"
 
 namespace hone::io {
 namespace {
@@ -56,12 +57,14 @@ std::string shape_text(const std::vector<int64_t>& shape) {
 
 int thread_count(int asked) { return asked > 0 ? asked : available_threads(); }
 
-// The base's config.json with the type that the weights now have.
+// The base's config.json with the type that the weights now have, and whether the head is tied.
 void write_config(const std::filesystem::path& folder, const LoadedModel& model) {
   auto config = nlohmann::ordered_json::parse(
       read_text_file(model.folder() / "config.json", uint64_t{64} << 20));
   const char* name = model.dtype() == DType::bf16 ? "bfloat16" : "float32";
   config[config.contains("dtype") ? "dtype" : "torch_dtype"] = name;
+  if (config.contains("tie_word_embeddings"))
+    config["tie_word_embeddings"] = model.config().tie_word_embeddings;
   write_file_atomically(folder / "config.json", config.dump(2) + "\n");
 }
 
@@ -72,7 +75,7 @@ LoadedModel::LoadedModel(const LoadOptions& options)
       arena_(options.meta ? Arena::simulated(options.memory_limit)
                           : Arena::real(options.memory_limit)),
       pool_(options.meta ? 1 : thread_count(options.threads)) {
-  const models::ModelConfig config = models::load_model_config(options.folder);
+  models::ModelConfig config = models::load_model_config(options.folder);
   for (const std::string& field : config.unknown_fields) {
     if (options_.warn)
       options_.warn(fmt::format("config.json: field \"{}\" is not known and has no effect", field));
@@ -85,27 +88,28 @@ LoadedModel::LoadedModel(const LoadOptions& options)
              .arena = &arena_,
              .pool = &pool_,
              .meta = options.meta};
-  decoder_ = std::make_unique<models::Decoder>(config, params_, format_of(dtype_));
   const bool has_weights = std::filesystem::exists(options.folder / "model.safetensors") ||
                            std::filesystem::exists(options.folder / "model.safetensors.index.json");
-  if (!options.meta || has_weights) {
-    reader_ = CheckpointReader::open(options.folder);
-    check_names();
-  }
+  if (!options.meta || has_weights)
+    reader_ = open_model_weights(options.folder, config, options_.warn);
+  decoder_ = std::make_unique<models::Decoder>(config, params_, format_of(dtype_));
+  if (reader_) check_names();
 }
 
 void LoadedModel::check_names() const {
   std::set<std::string> known;
+  const std::vector<std::string> names = reader_->names();
   for (ParamId id = 0; id < params_.count(); ++id) {
     const ParamSpec& spec = params_.spec(id);
     known.insert(spec.name);
     const TensorEntry* t = reader_->find(spec.name);
     if (t == nullptr) {
-      user_error("weights",
-                 "{}: tensor \"{}\" that config.json ({}) asks for is missing; the download may be "
-                 "incomplete, or config.json "
-                 "belongs to another model",
-                 options_.folder.string(), spec.name, config_text());
+      user_error(
+          "weights",
+          "{}: tensor \"{}\" that config.json ({}) asks for is missing (\"{}\" is there, for "
+          "one); the download may be incomplete, or config.json belongs to another model",
+          options_.folder.string(), spec.name, config_text(),
+          names.empty() ? "nothing" : names.front());
     }
     if (t->shape != spec.shape) {
       user_error("weights",
@@ -119,9 +123,8 @@ void LoadedModel::check_names() const {
                  options_.folder.string(), spec.name, file_type_name(t->type));
     }
   }
-  for (const std::string& name : reader_->names()) {
+  for (const std::string& name : names) {
     if (known.contains(name) || name.ends_with("rotary_emb.inv_freq")) continue;
-    if (name == "lm_head.weight" && decoder_->config().tie_word_embeddings) continue;
     user_error("weights",
                "{}: tensor \"{}\" is in the weights but config.json ({}) has no place for it; "
                "config.json and weights don't "

@@ -285,6 +285,21 @@ std::vector<std::string> CheckpointReader::names() const {
   return result;
 }
 
+void CheckpointReader::rename(const std::map<std::string, std::string>& names) {
+  std::vector<std::pair<size_t, const TensorEntry*>> moved;
+  for (const auto& [from, to] : names) {
+    const auto it = by_name_.find(from);
+    HONE_CHECK(it != by_name_.end());
+    renamed_.push_back(std::make_unique<TensorEntry>(*it->second.second));
+    renamed_.back()->name = to;
+    moved.emplace_back(it->second.first, renamed_.back().get());
+    by_name_.erase(it);
+  }
+  for (const auto& entry : moved) {
+    HONE_CHECK(by_name_.emplace(entry.second->name, entry).second, "two tensors of one name");
+  }
+}
+
 const SafetensorsFile& CheckpointReader::file_of(std::string_view name) const {
   at(name);
   return files_[by_name_.find(name)->second.first];

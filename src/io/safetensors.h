@@ -114,9 +114,16 @@ class CheckpointReader {
   const std::filesystem::path& folder() const { return folder_; }
   uint64_t total_bytes() const;  // of tensors
 
+  // From now on these tensors have other names (name -> new name), all at once, also in their
+  // entries. No two get the same.
+  void rename(const std::map<std::string, std::string>& names);
+  // As if the tensor weren't there.
+  void leave_out(std::string_view name) { by_name_.erase(name); }
+
  private:
   std::filesystem::path folder_;
   std::vector<SafetensorsFile> files_;
+  std::vector<std::unique_ptr<TensorEntry>> renamed_;
   std::unordered_map<std::string_view, std::pair<size_t, const TensorEntry*>> by_name_;
 };
 

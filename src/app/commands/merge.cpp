@@ -19,6 +19,7 @@
 #include "io/files.h"
 #include "io/peft_targets.h"
 #include "io/run_folder.h"
+#include "io/weight_names.h"
 
 namespace hone::app {
 namespace {
@@ -57,7 +58,8 @@ bool is_float(io::FileType t) {
 }
 
 void write_merged(const Flags& f, int threads) {
-  const io::CheckpointReader base = io::CheckpointReader::open(f.model.pretrained);
+  models::ModelConfig config = models::load_model_config(f.model.pretrained);
+  const io::CheckpointReader base = io::open_model_weights(f.model.pretrained, config, nullptr);
   const io::Adapter adapter = io::load_adapter(f.model.adapter);
   const io::AdapterRules rules(adapter.config);
   const auto dtype = parse_dtype("--output_dtype", f.output_dtype);
@@ -103,12 +105,11 @@ void write_merged(const Flags& f, int threads) {
     }
   }
   writer.finish();
-  if (dtype) {
-    const fs::path config = fs::path(f.model.pretrained) / "config.json";
-    io::write_file_atomically(fs::path(f.output) / "config.json",
-                              config_with_dtype(io::read_text_file(config, 16 << 20),
-                                                config.string(), io::to_file_type(*dtype)));
-  }
+  const fs::path config_file = fs::path(f.model.pretrained) / "config.json";
+  std::string text = io::read_text_file(config_file, 16 << 20);
+  if (dtype) text = config_with_dtype(text, config_file.string(), io::to_file_type(*dtype));
+  if (!config.tie_word_embeddings) text = config_untied(text, config_file.string());
+  io::write_file_atomically(fs::path(f.output) / "config.json", text);
 }
 
 constexpr const char* kQuestions[] = {
