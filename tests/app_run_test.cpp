@@ -339,6 +339,79 @@ TEST(Sft, TheAdapterSaysWhichLayersItTunes) {
   }
 }
 
+// A checkpoint's folder is an adapter like any.
+TEST(Sft, AnAdaptersCheckpointCanBeUsed) {
+  const Workplace w;
+  const std::string model = w.model("qwen2");
+  w.file("d.jsonl", counting_data(16, vocab_of(w, model), 3));
+  w.file("t.jsonl", "[1, 2, 3, 4, 5, 6, 7, 8, 9]\n");
+  const std::string base = " --pretrained " + model, data = " --dataset d.jsonl";
+  const Result r = w.hone(
+      "sft" + base + data +
+      " --lora_rank 2 --lora_layers 0 --lr 1e-2 --max_steps 4 --save_steps 2 --save_dir out");
+  ASSERT_EQ(r.code, 0) << r.err;
+  const auto logits = [&](const std::string& adapter) {
+    const Result l = w.hone("logits" + base + " --adapter " + adapter +
+                            " --input t.jsonl --output l.safetensors");
+    EXPECT_EQ(l.code, 0) << l.err;
+    return tensor(w / "l.safetensors", "0");
+  };
+  const std::vector<double> result = logits("out");
+  EXPECT_EQ(logits("out/checkpoints/step-4"), result);
+  EXPECT_GT(error(logits("out/checkpoints/step-2"), result), 1e-4);
+  EXPECT_EQ(read_file(w / "out/checkpoints/step-4/adapter_config.json"),
+            read_file(w / "out/adapter_config.json"));
+  const std::string half = " --adapter out/checkpoints/step-2";
+  EXPECT_EQ(w.hone("merge" + base + half + " --output merged").code, 0);
+  EXPECT_EQ(w.hone("sft" + base + half + data + " --max_steps 1 --save_dir more").code, 0);
+
+  // A run that was stopped on its way has no adapter at the top.
+  fs::remove(w / "out/adapter_config.json");
+  fs::remove(w / "out/adapter_model.safetensors");
+  for (const std::string command :
+       {"logits --input t.jsonl --output x", "sft --dataset d.jsonl --save_dir x"}) {
+    const Result stopped = w.hone(command + base + " --adapter out");
+    EXPECT_EQ(stopped.code, 2);
+    EXPECT_NE(stopped.err.find("isn't finished, use its newest checkpoint: out/checkpoints/step-4"),
+              std::string::npos)
+        << stopped.err;
+  }
+}
+
+// And after full tuning a model like any: the trained weights, and those that were frozen.
+TEST(Sft, AModelsCheckpointCanBeUsed) {
+  const Workplace w;
+  const std::string model = w.model("qwen2");
+  w.file("d.jsonl", counting_data(16, vocab_of(w, model), 3));
+  w.file("t.jsonl", "[1, 2, 3, 4, 5, 6, 7, 8, 9]\n");
+  const auto logits = [&](const std::string& folder) {
+    const Result l =
+        w.hone("logits --pretrained " + folder + " --input t.jsonl --output l.safetensors");
+    EXPECT_EQ(l.code, 0) << l.err;
+    return tensor(w / "l.safetensors", "0");
+  };
+  for (const std::string flags :
+       {"--dtype fp32", "--dtype bf16", "--dtype bf16 --freeze 'model.layers.0.*'"}) {
+    SCOPED_TRACE(flags);
+    const Result r = w.hone(
+        "sft --pretrained " + model +
+        " --dataset d.jsonl --lr 1e-2 --max_steps 4 --save_steps 2 --overwrite --save_dir out " +
+        flags);
+    ASSERT_EQ(r.code, 0) << r.err;
+    const std::vector<double> result = logits("out");
+    EXPECT_EQ(logits("out/checkpoints/step-4"), result);
+    EXPECT_GT(error(logits("out/checkpoints/step-2"), result), 1e-3);
+  }
+  EXPECT_EQ(w.hone("sft --pretrained out/checkpoints/step-2 --dataset d.jsonl --max_steps 1 "
+                   "--save_dir more")
+                .code,
+            0);
+  for (const char* name : {"config.json", "model.safetensors"}) fs::remove(w / "out" / name);
+  const Result stopped = w.hone("logits --pretrained out --input t.jsonl --output x");
+  EXPECT_EQ(stopped.code, 2);
+  EXPECT_NE(stopped.err.find("out/checkpoints/step-N"), std::string::npos) << stopped.err;
+}
+
 TEST(Sft, AWarmUpThatTakesTheWholeRunIsSaid) {
   const Workplace w;
   const std::string model = w.model("qwen2");

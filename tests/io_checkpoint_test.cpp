@@ -100,6 +100,47 @@ TEST_F(Checkpoint, ReadsBackBitForBit) {
   EXPECT_THROW(checkpoint.read("z", "param", FileType::f32, shape, bytes), UserError);
 }
 
+// Values lie in a file for others, under their plain names, with what they need beside it.
+TEST_F(Checkpoint, AFileForOthersHoldsTheValues) {
+  const std::vector<float> w = {1, 2, 3, 4}, m = {5, 6, 7, 8}, frozen = {9, 10};
+  const std::vector<StateTensor> tensors = {
+      {"w", "master", FileType::f32, {2, 2}, std::as_bytes(std::span(w)), "model.safetensors"},
+      {"w", "exp_avg", FileType::f32, {2, 2}, std::as_bytes(std::span(m))},
+      {"f", "", FileType::f32, {2}, std::as_bytes(std::span(frozen)), "model.safetensors"},
+  };
+  const fs::path path = write_checkpoint(
+      folder_, 3, tensors, json::object(),
+      {.write_more = [](const fs::path& to) { std::ofstream(to / "config.json") << "{}"; }});
+  EXPECT_TRUE(fs::exists(path / "config.json"));
+  const auto file = SafetensorsFile::open(path / "model.safetensors");
+  ASSERT_EQ(file.tensors().size(), 2u);
+  std::vector<float> values(4), two(2);
+  read_as_float(file.at("w"), 0, values);
+  EXPECT_EQ(values, w);
+  read_as_float(file.at("f"), 0, two);
+  EXPECT_EQ(two, frozen);
+  const TrainingCheckpoint checkpoint = TrainingCheckpoint::open(path);
+  EXPECT_EQ(checkpoint.tensors().size(), 2u);
+  const std::vector<int64_t> shape = {2, 2};
+  checkpoint.read("w", "master", FileType::f32, shape, std::as_writable_bytes(std::span(values)));
+  EXPECT_EQ(values, w);
+  checkpoint.read("w", "exp_avg", FileType::f32, shape, std::as_writable_bytes(std::span(values)));
+  EXPECT_EQ(values, m);
+  flip_byte(path / "model.safetensors", 3);
+  EXPECT_NE(open_error(path).find("model.safetensors"), std::string::npos);
+}
+
+TEST_F(Checkpoint, HintsNameTheNewest) {
+  EXPECT_EQ(checkpoint_hint(folder_), "");
+  save(folder_ / "checkpoints", 5);
+  save(folder_ / "checkpoints", 10);
+  const std::string newest = (folder_ / "checkpoints/step-10").string();
+  EXPECT_NE(checkpoint_hint(folder_).find("isn't finished, use its newest checkpoint: " + newest),
+            std::string::npos);
+  EXPECT_NE(checkpoint_hint(folder_ / "checkpoints").find("the newest is " + newest),
+            std::string::npos);
+}
+
 TEST_F(Checkpoint, LimitKeepsTheNewest) {
   EXPECT_FALSE(latest_checkpoint(folder_).has_value());
   for (const int step : {5, 10, 15, 100}) save(folder_, step, 2);

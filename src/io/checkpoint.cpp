@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <set>
 
 #include "core/error.h"
 #include "models/json_fields.h"
@@ -101,36 +102,58 @@ Manifest read_manifest(const fs::path& folder) {
   return manifest;
 }
 
-void write_into(const fs::path& folder, int64_t step, std::span<const StateTensor> tensors,
-                const nlohmann::json& state) {
+std::string file_of(const StateTensor& tensor) {
+  return tensor.file.empty() ? kPayload : tensor.file;
+}
+
+TensorDecl declared(const StateTensor& tensor) {
+  std::string key = tensor.parameter;
+  if (tensor.file.empty()) key = tensor.kind + "/" + key;
+  TensorDecl decl{key, tensor.type, tensor.shape};
+  HONE_CHECK(decl.bytes() == tensor.data.size(), "size differs from shape and type");
+  return decl;
+}
+
+// Writes the payload file and returns its entry in the manifest.
+nlohmann::json write_payload(const fs::path& folder, const std::string& name,
+                             std::span<const StateTensor> tensors) {
   std::vector<TensorDecl> decls;
-  nlohmann::json list = nlohmann::json::array();
-  for (const StateTensor& tensor : tensors) {
-    const std::string key = tensor.kind + "/" + tensor.parameter;
-    decls.push_back({key, tensor.type, tensor.shape});
-    HONE_CHECK(decls.back().bytes() == tensor.data.size(), "size differs from shape and type");
-    const std::vector<int64_t> origin(tensor.shape.size(), 0);
-    list.push_back(
-        {{"parameter", tensor.parameter},
-         {"kind", tensor.kind},
-         {"dtype", file_type_name(tensor.type)},
-         {"shape", tensor.shape},
-         {"pieces",
-          {{{"file", kPayload}, {"key", key}, {"offset", origin}, {"shape", tensor.shape}}}}});
-  }
+  for (const StateTensor& tensor : tensors)
+    if (file_of(tensor) == name) decls.push_back(declared(tensor));
   {
-    SafetensorsWriter writer(folder / kPayload, decls);
-    for (size_t i = 0; i < tensors.size(); ++i) writer.write(decls[i].name, tensors[i].data);
+    SafetensorsWriter writer(folder / name, decls);
+    for (const StateTensor& tensor : tensors)
+      if (file_of(tensor) == name) writer.write(declared(tensor).name, tensor.data);
     writer.finish();
   }
-  const MappedFile payload(folder / kPayload);
+  const MappedFile payload(folder / name);
+  return {{"name", name},
+          {"bytes", payload.size()},
+          {"hash", fmt::format("{:016x}", content_hash(payload.bytes()))}};
+}
+
+void write_into(const fs::path& folder, int64_t step, std::span<const StateTensor> tensors,
+                const nlohmann::json& state) {
+  std::set<std::string> names;
+  nlohmann::json list = nlohmann::json::array(), files = nlohmann::json::array();
+  for (const StateTensor& tensor : tensors) {
+    names.insert(file_of(tensor));
+    if (tensor.kind.empty()) continue;
+    list.push_back({{"parameter", tensor.parameter},
+                    {"kind", tensor.kind},
+                    {"dtype", file_type_name(tensor.type)},
+                    {"shape", tensor.shape},
+                    {"pieces",
+                     {{{"file", file_of(tensor)},
+                       {"key", declared(tensor).name},
+                       {"offset", std::vector<int64_t>(tensor.shape.size(), 0)},
+                       {"shape", tensor.shape}}}}});
+  }
+  for (const std::string& name : names) files.push_back(write_payload(folder, name, tensors));
   nlohmann::json manifest = {{"format", "hone-checkpoint"},
                              {"version", 1},
                              {"step", step},
-                             {"files",
-                              {{{"name", kPayload},
-                                {"bytes", payload.size()},
-                                {"hash", fmt::format("{:016x}", content_hash(payload.bytes()))}}}},
+                             {"files", files},
                              {"tensors", list},
                              {"state", state}};
   manifest["check"] = fmt::format("{:016x}", manifest_check(manifest));
@@ -177,6 +200,7 @@ fs::path write_checkpoint(const fs::path& checkpoints, int64_t step,
     fs::create_directory(temporary, code);
     if (code) runtime_error(kTag, "cannot create {}: {}", temporary.string(), code.message());
     write_into(temporary, step, tensors, state);
+    if (options.write_more) options.write_more(temporary);
     sync_folder(temporary);
     move_into_place(temporary, final);
   } catch (...) {
@@ -217,6 +241,15 @@ std::optional<fs::path> latest_checkpoint(const fs::path& checkpoints,
   const std::vector<int64_t> steps = list_checkpoints(checkpoints, skipped);
   if (steps.empty()) return std::nullopt;
   return folder_of(checkpoints, steps.back());
+}
+
+std::string checkpoint_hint(const fs::path& folder) {
+  if (const auto newest = latest_checkpoint(folder / "checkpoints")) {
+    return fmt::format("; its run isn't finished, use its newest checkpoint: {}", newest->string());
+  }
+  if (const auto newest = latest_checkpoint(folder))
+    return fmt::format("; it holds checkpoints, the newest is {}", newest->string());
+  return "";
 }
 
 std::optional<TrainingCheckpoint> open_latest_checkpoint(const fs::path& checkpoints,

@@ -1,12 +1,13 @@
 // Training checkpoints: CHECKPOINTS/step-N with manifest.json and safetensors payloads. A
-// checkpoint is written beside
-// (.tmp-step-N), made durable and renamed, so that at any moment the folder holds the old ones or
-// the old ones and the new. Nothing in it names ranks or threads.
+// checkpoint is written beside (.tmp-step-N), made durable and renamed, so that at any moment the
+// folder holds the old ones or the old ones and the new. Nothing in it names ranks or threads.
+// A payload may be a file that other programs read, too, under their names.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <span>
@@ -19,17 +20,23 @@
 namespace hone::io {
 
 // One logical tensor: a parameter's value ("param") or an optimizer state of it ("exp_avg",
-// "exp_avg_sq", "master", ...).
+// "exp_avg_sq", "master", ...). One of no kind is in its file for others who read that, and no part
+// of the state.
 struct StateTensor {
   std::string parameter;
   std::string kind;
   FileType type = FileType::f32;
   std::vector<int64_t> shape;       // global
   std::span<const std::byte> data;  // the whole tensor, row-major
+  // The payload file that holds it under the parameter's name; empty: state.safetensors, which
+  // holds it as KIND/PARAMETER.
+  std::string file = {};
 };
 
 struct CheckpointOptions {
   int save_total_limit = 0;  // 0: keep all; n: the newest n, the one just written included
+  // Writes further files into the checkpoint's folder, before it is put in place.
+  std::function<void(const std::filesystem::path& folder)> write_more = nullptr;
 };
 
 // Writes checkpoints/step-N. state: an object, anything a resume needs. Returns the final folder. A
@@ -97,6 +104,9 @@ std::vector<int64_t> list_checkpoints(const std::filesystem::path& checkpoints,
 // The newest complete one; null: none.
 std::optional<std::filesystem::path> latest_checkpoint(const std::filesystem::path& checkpoints,
                                                        std::vector<std::string>* skipped = nullptr);
+// Where a run's folder has no result yet: "; its run isn't finished, use RUN/checkpoints/step-N,
+// its newest checkpoint", or with a folder of checkpoints the newest of these; else "".
+std::string checkpoint_hint(const std::filesystem::path& folder);
 // Opens the newest one whose every byte verifies, passing over damaged ones; null: none.
 std::optional<TrainingCheckpoint> open_latest_checkpoint(
     const std::filesystem::path& checkpoints, std::vector<std::string>* skipped = nullptr);

@@ -395,6 +395,16 @@ Context LoadedModel::context() {
   return ctx;
 }
 
+void save_files_beside_weights(const std::filesystem::path& folder, LoadedModel& model) {
+  if (model.adapter_config()) {
+    write_file_atomically(folder / "adapter_config.json",
+                          adapter_config_json(*model.adapter_config()));
+    return;
+  }
+  copy_model_files(model.folder(), folder);
+  write_config(folder, model);
+}
+
 void save_adapter(const std::filesystem::path& folder, LoadedModel& model) {
   std::vector<AdapterLayerView> layers;
   for (const nn::Linear* l : model.adapted()) {
@@ -408,7 +418,8 @@ void save_adapter(const std::filesystem::path& folder, LoadedModel& model) {
                       .a = a.as<float>(),
                       .b = b.as<float>()});
   }
-  save_adapter(folder, *model.adapter_config(), layers);
+  save_adapter(folder, layers);
+  save_files_beside_weights(folder, model);
 }
 
 void save_model(const std::filesystem::path& folder, LoadedModel& model) {
@@ -420,8 +431,7 @@ void save_model(const std::filesystem::path& folder, LoadedModel& model) {
     decls.push_back(
         {.name = s.name, .type = to_file_type(format_dtype(s.format)), .shape = s.shape});
   }
-  copy_model_files(model.folder(), folder);
-  write_config(folder, model);
+  save_files_beside_weights(folder, model);
   ModelWriter writer(folder, decls);
   for (const TensorDecl& d : decls) {
     const View v = params.lease(params.find(d.name)).view();

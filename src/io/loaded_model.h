@@ -90,6 +90,9 @@ class LoadedModel {
   std::vector<nn::Linear*> adapted_;
 };
 
+// Writes what stands beside the weights: of an adapter its config, of a model the tokenizer and
+// config of its base.
+void save_files_beside_weights(const std::filesystem::path& folder, LoadedModel& model);
 // Writes the adapter as a PEFT folder.
 void save_adapter(const std::filesystem::path& folder, LoadedModel& model);
 // Writes all base weights as a Hugging Face folder in the run's dtype (fp32 runs: fp32), with the

@@ -6,6 +6,7 @@
 #include <nlohmann/json.hpp>
 
 #include "core/error.h"
+#include "io/checkpoint.h"
 #include "io/files.h"
 #include "io/peft_targets.h"
 #include "io/safetensors.h"
@@ -227,17 +228,23 @@ std::optional<AdapterTensorName> parse_adapter_tensor_name(std::string_view name
   return std::nullopt;
 }
 
+AdapterConfig read_adapter_config(const fs::path& folder) {
+  const fs::path path = folder / "adapter_config.json";
+  std::error_code code;
+  if (fs::exists(path, code))
+    return parse_adapter_config(read_text_file(path, 16u << 20), path.string());
+  std::string hint = checkpoint_hint(folder);
+  if (hint.empty() && fs::exists(folder / "config.json", code))
+    hint = "; it holds a model, which is given with --pretrained";
+  if (hint.empty()) hint = "; give the folder of a PEFT adapter";
+  user_error(kTag, "{} has no adapter_config.json{}", folder.string(), hint);
+}
+
 Adapter load_adapter(const fs::path& folder) {
   std::error_code code;
-  const fs::path config_path = folder / "adapter_config.json";
   const fs::path weights_path = folder / "adapter_model.safetensors";
-  if (!fs::exists(config_path, code)) {
-    user_error(kTag, "{} has no adapter_config.json; give the folder of a PEFT adapter",
-               folder.string());
-  }
   Adapter adapter;
-  adapter.config =
-      parse_adapter_config(read_text_file(config_path, 16u << 20), config_path.string());
+  adapter.config = read_adapter_config(folder);
   if (!fs::exists(weights_path, code)) {
     if (fs::exists(folder / "adapter_model.bin", code)) {
       user_error(kTag,
@@ -296,8 +303,7 @@ Adapter load_adapter(const fs::path& folder) {
   return adapter;
 }
 
-void save_adapter(const fs::path& folder, const AdapterConfig& config,
-                  const std::vector<AdapterLayerView>& layers) {
+void save_adapter(const fs::path& folder, const std::vector<AdapterLayerView>& layers) {
   std::error_code code;
   fs::create_directories(folder, code);
   if (code) runtime_error("file", "cannot create {}: {}", folder.string(), code.message());
@@ -316,7 +322,6 @@ void save_adapter(const fs::path& folder, const AdapterConfig& config,
                  std::as_bytes(std::span(layer.b, static_cast<size_t>(layer.rank * layer.out))));
   }
   writer.finish();
-  write_file_atomically(folder / "adapter_config.json", adapter_config_json(config));
 }
 
 }  // namespace hone::io

@@ -64,6 +64,10 @@ struct Adapter {
   std::vector<AdapterLayer> layers;  // in name order, numbers by value: layer 2 before layer 10
 };
 
+// The config of a PEFT folder. UserError, which says what else the folder is (a run that isn't
+// finished, a model).
+AdapterConfig read_adapter_config(const std::filesystem::path& folder);
+
 // Reads a PEFT folder. UserError: no adapter there, adapter_model.bin only, a pair incomplete,
 // shapes that contradict the config's rank or each other, NaN or infinity, names that are not
 // LoRA's.
@@ -76,8 +80,7 @@ struct AdapterLayerView {
   const float* a = nullptr;
   const float* b = nullptr;
 };
-// Writes both files in fp32, each atomically, the config last.
-void save_adapter(const std::filesystem::path& folder, const AdapterConfig& config,
-                  const std::vector<AdapterLayerView>& layers);
+// Writes adapter_model.safetensors in fp32, atomically; the config is to follow.
+void save_adapter(const std::filesystem::path& folder, const std::vector<AdapterLayerView>& layers);
 
 }  // namespace hone::io

@@ -374,6 +374,13 @@ ModelConfig load_model_config(const std::filesystem::path& folder) {
                  "folder with --adapter",
                  folder.string());
     }
+    if (fs::is_directory(folder / "checkpoints", code)) {
+      user_error(
+          kTag,
+          "{} has no config.json: its run isn't finished; give the newest of its checkpoints, "
+          "{}/step-N",
+          folder.string(), (folder / "checkpoints").string());
+    }
     user_error(kTag, "{} has no config.json; give the path of a Hugging Face model folder",
                folder.string());
   }

@@ -28,16 +28,39 @@ void for_each_state(io::LoadedModel& model, const optim::AdamW& adamw, F&& fn) {
 std::filesystem::path save_checkpoint(const std::filesystem::path& checkpoints, int64_t step,
                                       io::LoadedModel& model, const optim::AdamW& adamw,
                                       const nlohmann::json& state, int save_total_limit) {
+  const bool adapter = model.adapter_config().has_value();
+  const std::string weights = adapter ? "adapter_model.safetensors" : "model.safetensors";
   std::vector<io::StateTensor> tensors;
   for_each_state(model, adamw, [&](const ParamSpec& spec, std::string_view kind, const Tensor& t) {
+    const bool is_value = kind == "param" || kind == "master";
     tensors.push_back({.parameter = spec.name,
                        .kind = std::string(kind),
                        .type = io::to_file_type(t.dtype()),
                        .shape = spec.shape,
-                       .data = bytes_of(t)});
+                       .data = bytes_of(t),
+                       .file = is_value ? weights : ""});
   });
+  const ParamStore& params = model.params();
+  std::vector<Lease> leases;
+  for (ParamId id = 0; id < params.count() && !adapter; ++id) {
+    const ParamSpec& spec = params.spec(id);
+    if (spec.trainable) continue;
+    leases.push_back(params.lease(id));
+    const View v = leases.back().view();
+    const io::FileType type = io::to_file_type(v.dtype);
+    const auto bytes = static_cast<size_t>(spec.numel()) * io::file_type_size(type);
+    tensors.push_back({.parameter = spec.name,
+                       .kind = "",
+                       .type = type,
+                       .shape = spec.shape,
+                       .data = {static_cast<const std::byte*>(v.data), bytes},
+                       .file = weights});
+  }
   return io::write_checkpoint(checkpoints, step, tensors, state,
-                              {.save_total_limit = save_total_limit});
+                              {.save_total_limit = save_total_limit,
+                               .write_more = [&](const std::filesystem::path& folder) {
+                                 io::save_files_beside_weights(folder, model);
+                               }});
 }
 
 void restore_checkpoint(const io::TrainingCheckpoint& checkpoint, Context& ctx,

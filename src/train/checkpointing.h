@@ -12,7 +12,9 @@
 namespace hone::train {
 
 // Values of the trained parameters (their fp32 masters where they have one) and the optimizer's
-// state. Returns the checkpoint's folder.
+// state. The values lie in a file that PEFT and transformers read, in a folder that they and
+// hone take like any: adapter_model.safetensors with the adapter's config, or model.safetensors
+// with what isn't trained and the files of the base. Returns the checkpoint's folder.
 std::filesystem::path save_checkpoint(const std::filesystem::path& checkpoints, int64_t step,
                                       io::LoadedModel& model, const optim::AdamW& adamw,
                                       const nlohmann::json& state, int save_total_limit);

@@ -282,9 +282,7 @@ void follow_adapter(const Command& c, const SftFlags& f, train::SftOptions& o) {
                "--adapter and --lora_config contradict each other: the adapter in {} says "
                "its rank, alpha and targets itself",
                o.adapter);
-  const fs::path file = fs::path(o.adapter) / "adapter_config.json";
-  const io::AdapterConfig config =
-      io::parse_adapter_config(io::read_text_file(file, 16 << 20), file.string());
+  const io::AdapterConfig config = io::read_adapter_config(o.adapter);
   const std::vector<std::string> targets = config.target_expression.empty()
                                                ? config.target_modules
                                                : std::vector<std::string>{config.target_expression};
