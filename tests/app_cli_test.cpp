@@ -375,6 +375,19 @@ TEST(SftFlags, LoraFlagsWithoutARankAreRefused) {
   EXPECT_EQ(o.lora_rank, 0);
 }
 
+TEST(SftFlags, FlagsThatCouldNotActAreNamed) {
+  for (const char* flag : {"--eval_samples", "--eval_max_new_tokens"})
+    EXPECT_NE(sft_error({flag, "7"}).find("--eval_dataset"), std::string::npos) << flag;
+  sft_with({"--eval_samples", "7", "--eval_dataset", "e.jsonl"});
+  sft_with({"--eval_samples", "3"});  // its default, as run.json has it
+  const SftRequest decay = sft_with({"--lora_rank", "4", "--no_decay", "norm"});
+  ASSERT_EQ(decay.notes.size(), 1u);
+  EXPECT_NE(decay.notes[0].find("--no_decay without effect"), std::string::npos);
+  const SftRequest both = sft_with({"--max_steps", "5", "--num_epochs", "2"});
+  ASSERT_EQ(both.notes.size(), 1u);
+  EXPECT_NE(both.notes[0].find("--num_epochs without effect"), std::string::npos);
+}
+
 TEST(SftFlags, AnAdapterGivesItsShape) {
   const fs::path adapter = fs::path(HONE_SOURCE_DIR) / "tests/fixtures/io/peft_plain";
   ASSERT_TRUE(fs::exists(adapter / "adapter_config.json"));

@@ -288,6 +288,19 @@ TEST(Sft, AnAdapterLearnsLoadsBackAndMerges) {
   const Result more = w.hone("sft --pretrained " + model +
                              " --dataset d.jsonl --adapter out --max_steps 2 --save_dir more");
   ASSERT_EQ(more.code, 0) << more.err;
+  // Also where flags say it again, as the first run's file does.
+  const Result said =
+      w.hone("sft --config out/run.json --adapter out --max_steps 2 --save_dir said");
+  ASSERT_EQ(said.code, 0) << said.err;
+  EXPECT_EQ(read_file(w / "said/adapter_config.json"), read_file(w / "more/adapter_config.json"));
+  for (const char* other : {"--lora_layers 0", "--lora_target q_proj,v_proj"}) {
+    const Result differs =
+        w.hone("sft --config out/run.json --adapter out --save_dir no --max_steps 2 " +
+               std::string(other));
+    EXPECT_EQ(differs.code, 2);
+    EXPECT_NE(differs.err.find("differs from the adapter in out"), std::string::npos)
+        << differs.err;
+  }
   EXPECT_EQ(Json::parse(read_file(w / "more" / "adapter_config.json")).at("r"), 4);
 }
 

@@ -8,7 +8,10 @@
 #include "core/error.h"
 #include "io/checkpoint.h"
 #include "io/files.h"
+#include "io/peft_targets.h"
+#include "models/decoder.h"
 #include "models/json_fields.h"
+#include "train/sft_options.h"
 
 namespace hone::app {
 
@@ -275,7 +278,44 @@ void refuse_lora_flags(const Command& c, const SftFlags& f, const train::SftOpti
   }
 }
 
-// An existing adapter says how it is made; flags may repeat it.
+// Flags that could not act. At its default a flag may stand anywhere (see above).
+void refuse_idle_flags(const Command& c, SftRequest& r) {
+  const train::SftOptions &o = r.options, d;
+  const auto needs_eval = [&](const char* flag, bool is_default) {
+    if (c.given(flag) && !is_default && o.eval_dataset.empty())
+      user_error("flags",
+                 "{}: there is nothing to evaluate on; give --eval_dataset too, or leave it out",
+                 flag);
+  };
+  needs_eval("--eval_samples", o.eval_samples == d.eval_samples);
+  needs_eval("--eval_max_new_tokens", o.eval_max_new_tokens == d.eval_max_new_tokens);
+  if (o.lora_rank > 0 && (o.no_decay_norm || o.no_decay_bias))
+    r.notes.emplace_back(
+        "note: --no_decay without effect: with LoRA no normalisation weight and no bias is "
+        "trained");
+  if (o.max_steps > 0 && c.given("--num_epochs") && o.num_epochs != d.num_epochs)
+    r.notes.push_back(fmt::format(
+        "note: --num_epochs without effect: --max_steps {} says how long the run is", o.max_steps));
+}
+
+std::vector<std::string> target_list(const io::AdapterConfig& config) {
+  return config.target_expression.empty() ? config.target_modules
+                                          : std::vector<std::string>{config.target_expression};
+}
+
+// The layers of the model that the config selects, whatever its form.
+std::vector<std::string> targets_in(const std::string& pretrained,
+                                    const io::AdapterConfig& config) {
+  ParamStore store;
+  models::Decoder decoder(models::load_model_config(pretrained), store, Format::f32);
+  const io::AdapterRules rules(config);
+  std::vector<std::string> paths;
+  for (const nn::Linear* l : decoder.linears())
+    if (rules.targets(l->path)) paths.push_back(l->path);
+  return paths;
+}
+
+// An existing adapter says how it is made; flags may repeat it, in other words, too.
 void follow_adapter(const Command& c, const SftFlags& f, train::SftOptions& o) {
   if (!f.lora_config.empty())
     user_error("flags",
@@ -283,33 +323,29 @@ void follow_adapter(const Command& c, const SftFlags& f, train::SftOptions& o) {
                "its rank, alpha and targets itself",
                o.adapter);
   const io::AdapterConfig config = io::read_adapter_config(o.adapter);
-  const std::vector<std::string> targets = config.target_expression.empty()
-                                               ? config.target_modules
-                                               : std::vector<std::string>{config.target_expression};
   const auto same = [&](const char* flag, bool equal, const std::string& value) {
     if (c.given(flag) && !equal)
       user_error("flags", "{} differs from the adapter in {}, which has {}; leave the flag out",
                  flag, o.adapter, value);
   };
-  const auto sorted = [](std::vector<std::string> v) {
-    std::sort(v.begin(), v.end());
-    return v;
-  };
   same("--lora_rank", o.lora_rank == config.r, std::to_string(config.r));
   same("--lora_alpha", o.lora_alpha == config.alpha, fmt::format("{:g}", config.alpha));
   same("--lora_dropout", o.lora_dropout == config.dropout, fmt::format("{:g}", config.dropout));
   same("--use_rslora", o.use_rslora == config.use_rslora, config.use_rslora ? "it on" : "it off");
-  same("--lora_target", sorted(o.lora_target) == sorted(targets),
-       fmt::format("{}", fmt::join(targets, ",")));
-  same("--lora_layers", o.lora_layers == config.layers_to_transform,
-       config.layers_to_transform.empty()
-           ? "all"
-           : fmt::format("{}", fmt::join(config.layers_to_transform, ",")));
+  if (c.given("--lora_target") || c.given("--lora_layers")) {
+    const bool equal =
+        targets_in(o.pretrained, train::adapter_config(o)) == targets_in(o.pretrained, config);
+    same("--lora_target", equal, fmt::format("{}", fmt::join(target_list(config), ",")));
+    same("--lora_layers", equal,
+         config.layers_to_transform.empty()
+             ? "all"
+             : fmt::format("{}", fmt::join(config.layers_to_transform, ",")));
+  }
   o.lora_rank = config.r;
   o.lora_alpha = config.alpha;
   o.lora_dropout = config.dropout;
   o.use_rslora = config.use_rslora;
-  o.lora_target = targets;
+  o.lora_target = target_list(config);
   o.lora_layers = config.layers_to_transform;
 }
 
@@ -424,6 +460,7 @@ SftRequest sft_request(const Command& c, const SftFlags& f, bool need_data) {
   } else if (o.lora_rank == 0) {
     refuse_lora_flags(c, f, o);
   }
+  refuse_idle_flags(c, r);
   resume_options(c, f, o);
   r.config_file = f.config_file;
   return r;
