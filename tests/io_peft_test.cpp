@@ -98,6 +98,7 @@ TEST(Peft, UnsupportedIsNamed) {
       {"alora_invocation_tokens", {1}},
       {"use_qalora", true},
       {"init_lora_weights", "pissa"},
+      {"init_lora_weights", "mica"},
       {"r", 0},
       {"r", -1},
       {"r", "8"},
@@ -388,6 +389,60 @@ TEST_F(PeftFiles, SavedReadsBackBitForBit) {
   EXPECT_EQ(SafetensorsFile::open(folder_ / "adapter_model.safetensors").tensors()[0].type,
             FileType::f32);
   EXPECT_EQ(adapter_config_json(again.config), adapter_config_json(adapter.config));
+}
+
+// An adapter made on a wrapped base is one of the base, with its ranks and scales.
+TEST_F(PeftFiles, ModulesOfAWrappedModelAreReadThrough) {
+  fs::create_directories(folder_);
+  const auto tensors = [](const std::string& module, int64_t rank) {
+    return std::vector<std::pair<TensorDecl, float>>{
+        {{adapter_tensor_name(module, LoraSide::a), FileType::f32, {rank, 3}}, 1},
+        {{adapter_tensor_name(module, LoraSide::b), FileType::f32, {5, rank}}, 2}};
+  };
+  const auto write_pairs = [&](const std::string& body) {
+    auto all = tensors(body + "layers.0.self_attn.q_proj", 4);
+    for (const auto& t : tensors(body + "layers.1.mlp.up_proj", 2)) all.push_back(t);
+    write_tensors(all);
+  };
+  struct Case {
+    const char *body, *target, *rank_pattern;
+  };
+  for (const Case& c :
+       {Case{"model.language_model.", "^model\\.language_model\\.layers.*", "up_proj"},
+        Case{"language_model.model.", ".*_proj", "language_model.model.layers.1.*"},
+        Case{"", ".*_proj", "1.mlp.up_proj"}}) {
+    SCOPED_TRACE(c.body);
+    write_pairs(c.body);
+    json config = with("target_modules", c.target);
+    config["rank_pattern"] = {{c.rank_pattern, 2}};
+    config["alpha_pattern"] = {{"q_proj", 3}};
+    write_file_atomically(folder_ / "adapter_config.json", config.dump());
+    const Adapter adapter = load_adapter(folder_);
+    ASSERT_EQ(adapter.notes.size(), 1u);
+    EXPECT_NE(adapter.notes[0].find("wrapped model"), std::string::npos);
+    // Also as it would be saved again.
+    for (const AdapterConfig& read :
+         {adapter.config, parse_adapter_config(adapter_config_json(adapter.config), "t")}) {
+      const AdapterRules rules(read);
+      const std::vector<std::string> modules = {"model.layers.0.self_attn.q_proj",
+                                                "model.layers.1.mlp.up_proj"};
+      EXPECT_EQ(targets_of(read, linear_modules(3)), modules);
+      EXPECT_EQ(adapter.layers[0].module, modules[0]);
+      EXPECT_EQ(adapter.layers[1].module, modules[1]);
+      EXPECT_EQ(rules.rank_of(modules[0]), 4);
+      EXPECT_EQ(rules.rank_of(modules[1]), 2);
+      EXPECT_EQ(rules.alpha_of(modules[0]), 3);
+      EXPECT_EQ(rules.alpha_of(modules[1]), 8);
+    }
+  }
+  write_pairs("_orig_mod.model.");
+  write_file_atomically(folder_ / "adapter_config.json",
+                        R"({"peft_type": "LORA", "r": 4, "rank_pattern": {"up_proj": 2},
+                            "target_modules": ["q_proj", "up_proj"], "sparkle": 1})");
+  const Adapter adapter = load_adapter(folder_);
+  EXPECT_EQ(adapter.layers[0].module, "model.layers.0.self_attn.q_proj");
+  ASSERT_EQ(adapter.notes.size(), 1u);
+  EXPECT_NE(adapter.notes[0].find("sparkle"), std::string::npos);
 }
 
 TEST_F(PeftFiles, BadFolders) {

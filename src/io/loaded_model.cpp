@@ -225,6 +225,8 @@ void LoadedModel::check_targets(const AdapterConfig& config) const {
 std::vector<nn::Linear*> LoadedModel::load_adapter(const std::filesystem::path& folder,
                                                    bool trainable) {
   adapter_values_ = io::load_adapter(folder);
+  for (const std::string& note : adapter_values_->notes)
+    if (options_.warn) options_.warn(note);
   const AdapterRules rules(adapter_values_->config);
   std::vector<std::pair<nn::Linear*, int64_t>> matched;
   std::set<std::string> taken;

@@ -10,6 +10,7 @@
 #include "io/files.h"
 #include "io/peft_targets.h"
 #include "io/safetensors.h"
+#include "io/weight_names.h"
 #include "models/json_fields.h"
 
 namespace hone::io {
@@ -148,6 +149,9 @@ AdapterConfig parse_adapter_config(const std::string& json_text, const std::stri
       config.init_lora_weights = *fields.text("init_lora_weights");
       // These change the weights of the base when the adapter is made, so a saved adapter fits
       // another base only.
+      if (config.init_lora_weights == "mica") {
+        fields.fail("init_lora_weights", "its B is not trained, which is not supported");
+      }
       for (const std::string_view changed : {"pissa", "olora", "corda", "loftq", "lora_ga"}) {
         if (config.init_lora_weights.starts_with(changed)) {
           fields.fail("init_lora_weights",
@@ -259,7 +263,7 @@ Adapter load_adapter(const fs::path& folder) {
   std::map<std::string, std::pair<const TensorEntry*, const TensorEntry*>, decltype(&natural_less)>
       modules(&natural_less);
   for (const TensorEntry& tensor : file.tensors()) {
-    const auto name = parse_adapter_tensor_name(tensor.name);
+    const auto name = parse_adapter_tensor_name(without_wrappers(tensor.name));
     if (!name) {
       user_error(kTag,
                  "{}: tensor {} is not a LoRA matrix of a linear layer (base_model.model.<module>."
@@ -267,7 +271,13 @@ Adapter load_adapter(const fs::path& folder) {
                  weights_path.string(), shown(nlohmann::json(tensor.name)));
     }
     auto& pair = modules[name->module];
-    (name->side == LoraSide::a ? pair.first : pair.second) = &tensor;
+    const TensorEntry*& slot = name->side == LoraSide::a ? pair.first : pair.second;
+    if (slot != nullptr) {
+      user_error(kTag, "{}: tensors {} and {} are the same matrix of {}", weights_path.string(),
+                 shown(nlohmann::json(slot->name)), shown(nlohmann::json(tensor.name)),
+                 shown(nlohmann::json(name->module)));
+    }
+    slot = &tensor;
   }
   if (modules.empty()) user_error(kTag, "{} holds no tensors", weights_path.string());
   const AdapterRules rules(adapter.config);
@@ -299,6 +309,17 @@ Adapter load_adapter(const fs::path& folder) {
     read_as_float(*a, 0, layer.a);
     read_as_float(*b, 0, layer.b);
     adapter.layers.push_back(std::move(layer));
+  }
+  for (const std::string& field : adapter.config.unknown_fields) {
+    adapter.notes.push_back(
+        fmt::format("{}: adapter_config.json: field \"{}\" is not known and has no effect",
+                    folder.string(), field));
+  }
+  if (const auto prefix = unwrap_modules(adapter)) {
+    adapter.notes.push_back(fmt::format(
+        "{}: the adapter's modules are those of a wrapped model: \"{}layers\" is read as "
+        "\"model.layers\"",
+        folder.string(), *prefix));
   }
   return adapter;
 }

@@ -62,15 +62,16 @@ struct AdapterLayer {
 struct Adapter {
   AdapterConfig config;
   std::vector<AdapterLayer> layers;  // in name order, numbers by value: layer 2 before layer 10
+  std::vector<std::string> notes;    // what was not taken as it is written; to be said once
 };
 
 // The config of a PEFT folder. UserError, which says what else the folder is (a run that isn't
 // finished, a model).
 AdapterConfig read_adapter_config(const std::filesystem::path& folder);
 
-// Reads a PEFT folder. UserError: no adapter there, adapter_model.bin only, a pair incomplete,
-// shapes that contradict the config's rank or each other, NaN or infinity, names that are not
-// LoRA's.
+// Reads a PEFT folder. Modules of a wrapped model get the names they have without
+// (io/weight_names). UserError: no adapter there, adapter_model.bin only, a pair incomplete, shapes
+// that contradict the config's rank or each other, NaN or infinity, names that are not LoRA's.
 Adapter load_adapter(const std::filesystem::path& folder);
 
 // A layer to be written; a and b are borrowed.

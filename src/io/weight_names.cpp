@@ -6,6 +6,7 @@
 #include <set>
 
 #include "core/error.h"
+#include "io/peft_targets.h"
 
 namespace hone::io {
 namespace {
@@ -18,18 +19,6 @@ constexpr std::string_view kAnchor = "layers.0.input_layernorm.weight";
 // Modules that wrap others and add a part to their names.
 constexpr std::array<std::string_view, 5> kWrappers = {
     "module.", "_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.", "base_layer."};
-
-std::string without_wrappers(std::string_view name) {
-  std::string result;
-  while (!name.empty()) {
-    const auto wrapper = std::find_if(kWrappers.begin(), kWrappers.end(),
-                                      [&](std::string_view w) { return name.starts_with(w); });
-    const size_t dot = std::min(name.find('.'), name.size() - 1);
-    if (wrapper == kWrappers.end()) result += name.substr(0, dot + 1);
-    name.remove_prefix(dot + 1);
-  }
-  return result;
-}
 
 // What stands before `end`, where the name is that or has a part before it.
 std::optional<std::string> before(const std::string& name, std::string_view end) {
@@ -54,6 +43,20 @@ std::optional<std::string> only_prefix(const std::vector<std::string>& names,
 bool is_of_the_body(std::string_view rest) {
   return rest.starts_with("layers.") || rest.starts_with("embed_tokens.") ||
          rest.starts_with("norm.") || rest.starts_with("rotary_emb.");
+}
+
+// What a module of a block has before "layers.N.".
+std::optional<std::string> before_blocks(const std::string& module) {
+  for (size_t at = 0; at != std::string::npos;) {
+    const size_t number = at + std::string_view("layers.").size();
+    if (module.compare(at, number - at, "layers.") == 0 && number < module.size() &&
+        module[number] >= '0' && module[number] <= '9') {
+      return module.substr(0, at);
+    }
+    at = module.find('.', at);
+    if (at != std::string::npos) ++at;
+  }
+  return std::nullopt;
 }
 
 bool equal_values(const TensorEntry& a, const TensorEntry& b) {
@@ -102,6 +105,45 @@ void decide_head(CheckpointReader& reader, models::ModelConfig& config,
 }
 
 }  // namespace
+
+std::string without_wrappers(std::string_view name) {
+  std::string result;
+  while (!name.empty()) {
+    const auto wrapper = std::find_if(kWrappers.begin(), kWrappers.end(),
+                                      [&](std::string_view w) { return name.starts_with(w); });
+    const size_t dot = std::min(name.find('.'), name.size() - 1);
+    if (wrapper == kWrappers.end()) result += name.substr(0, dot + 1);
+    name.remove_prefix(dot + 1);
+  }
+  return result;
+}
+
+std::optional<std::string> unwrap_modules(Adapter& adapter) {
+  std::set<std::string> found;
+  for (const AdapterLayer& layer : adapter.layers)
+    if (const auto prefix = before_blocks(layer.module)) found.insert(*prefix);
+  if (found.size() != 1 || *found.begin() == kModel) return std::nullopt;
+  const std::string prefix = *found.begin();
+  const AdapterRules rules(adapter.config);
+  AdapterConfig& config = adapter.config;
+  config.target_expression.clear();
+  config.exclude_expression.clear();
+  for (auto* list : {&config.target_modules, &config.exclude_modules, &config.layers_pattern})
+    list->clear();
+  config.layers_to_transform.clear();
+  config.rank_pattern.clear();
+  config.alpha_pattern.clear();
+  for (AdapterLayer& layer : adapter.layers) {
+    const int64_t rank = rules.rank_of(layer.module);
+    const double alpha = rules.alpha_of(layer.module);
+    if (before_blocks(layer.module))
+      layer.module = std::string(kModel) + layer.module.substr(prefix.size());
+    config.target_modules.push_back(layer.module);
+    if (rank != config.r) config.rank_pattern.emplace_back(layer.module, rank);
+    if (alpha != config.alpha) config.alpha_pattern.emplace_back(layer.module, alpha);
+  }
+  return prefix;
+}
 
 std::map<std::string, std::string> canonical_names(const std::vector<std::string>& names) {
   std::vector<std::string> plain;

@@ -9,20 +9,27 @@
 #include <string>
 #include <vector>
 
+#include "io/peft.h"
 #include "io/safetensors.h"
 #include "models/config.h"
 
 namespace hone::io {
 
-// The tensors whose names are not those of transformers' save_pretrained: name -> that name.
-//   module. _orig_mod. _fsdp_wrapped_module. _checkpoint_wrapped_module.   anywhere
-//   base_layer.                                                           PEFT's, of an adapted
-//   layer model.language_model. language_model.model. base_model.model.model.   for "model.", and
-//   whatever
-//     else stands before "layers.0.input_layernorm.weight", if there is one such tensor
-//   (nothing)                                                             the same, without a head
-// Empty where two tensors would get one name.
+// The tensors whose names are not those of transformers' save_pretrained: name -> that name. Taken
+// off are, wherever they stand, the parts that wrappers add: module, _orig_mod,
+// _fsdp_wrapped_module, _checkpoint_wrapped_module, and PEFT's base_layer. Then what stands before
+// the one "layers.0.input_layernorm.weight" becomes "model." ("model.language_model.",
+// "language_model.model.", "base_model.model.model.", nothing, ...), and nothing stands before the
+// one "lm_head.weight". Empty where two tensors would get one name.
 std::map<std::string, std::string> canonical_names(const std::vector<std::string>& names);
+
+// A name without the parts that wrappers add.
+std::string without_wrappers(std::string_view name);
+
+// The same for an adapter: what all its modules of blocks have before "layers." becomes "model.",
+// and its config targets just these modules, with their ranks and scales. Returns what stood there;
+// null: nothing else, and nothing was changed.
+std::optional<std::string> unwrap_modules(Adapter& adapter);
 
 // Opens the folder's weights under canonical names. Under tie_word_embeddings, as transformers 5.23
 // does: an lm_head.weight that is equal to the embedding is left out, one that differs is used

@@ -2,7 +2,7 @@
 #include <algorithm>
 #include <cmath>
 #include <filesystem>
-#include <set>
+#include <map>
 
 #include "app/commands/commands.h"
 #include "app/json_lines.h"
@@ -71,13 +71,14 @@ void write_merged(const Flags& f, int threads) {
   }
   io::copy_model_files(f.model.pretrained, f.output);
   io::ModelWriter writer(f.output, tensors);
+  std::map<std::string, const io::AdapterLayer*> adapted;
+  for (const io::AdapterLayer& layer : adapter.layers) adapted[layer.module + ".weight"] = &layer;
   ThreadPool pool(threads > 0 ? threads : available_threads());
   for (const io::TensorDecl& decl : tensors) {
     const io::TensorEntry& t = base.at(decl.name);
-    const auto layer =
-        std::find_if(adapter.layers.begin(), adapter.layers.end(),
-                     [&](const io::AdapterLayer& l) { return l.module + ".weight" == decl.name; });
-    if (layer == adapter.layers.end() && decl.type == t.type) {
+    const auto found = adapted.find(decl.name);
+    const io::AdapterLayer* layer = found == adapted.end() ? nullptr : found->second;
+    if (layer == nullptr && decl.type == t.type) {
       writer.write(decl.name, {t.data, t.bytes});
       continue;
     }
@@ -92,7 +93,7 @@ void write_merged(const Flags& f, int threads) {
         const int64_t n = std::min(each, rows - from);
         if (n <= 0) return;
         std::vector<double> values;
-        if (layer != adapter.layers.end()) {
+        if (layer != nullptr) {
           merged_rows(t, *layer, rules.scale_of(layer->module), from, n, values);
         } else {
           std::vector<float> same(static_cast<size_t>(n * in));
