@@ -140,6 +140,22 @@ std::vector<Case> weight_cases() {
          });
        },
        {kNorm}},
+      {"no head",
+       [](Place& p) {
+         p.edit_header([](Json& j) {
+           j["lm_hat.weight"] = j["lm_head.weight"];
+           j.erase("lm_head.weight");
+         });
+       },
+       {"lm_head.weight", "tie_word_embeddings"}},
+      {"adapter that is not merged",
+       [](Place& p) {
+         p.edit_header([](Json& j) {
+           j["model.layers.0.self_attn.q_proj.lora_A.default.weight"] = j[kQ];
+           j.erase(kQ);
+         });
+       },
+       {"lora_A", "not merged"}},
       {"shard missing",
        [](Place& p) {
          Json map = p.weight_map();

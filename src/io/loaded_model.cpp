@@ -103,6 +103,13 @@ void LoadedModel::check_names() const {
     const ParamSpec& spec = params_.spec(id);
     known.insert(spec.name);
     const TensorEntry* t = reader_->find(spec.name);
+    if (t == nullptr && spec.name == "lm_head.weight") {
+      user_error("weights",
+                 "{}: config.json ({}) has tie_word_embeddings false, but the weights have no "
+                 "lm_head.weight; if the head is the embedding, set it to true in a copy of "
+                 "config.json",
+                 options_.folder.string(), config_text());
+    }
     if (t == nullptr) {
       user_error(
           "weights",
