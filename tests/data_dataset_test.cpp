@@ -53,7 +53,8 @@ TEST(Dataset, MasksOfEachFormat) {
             "<|im_start|>assistant\n‹A<|im_end|>›\n");
   EXPECT_EQ(marked_one(R"({"prompt":"the prompt ","completion":"the rest"})"),
             "the prompt ‹the rest<|im_end|>›");
-  EXPECT_EQ(marked_one(R"({"text":"plain"})"), "p‹lain›");
+  EXPECT_EQ(marked_one(R"({"text":"plain"})"), "p‹lain<|im_end|>›");
+  EXPECT_EQ(marked_one(R"({"text":"plain"})", "a.jsonl", {.append_eos = false}), "p‹lain›");
   EXPECT_EQ(marked_one("plain\ntext\n", "a.txt"), "p‹lain\ntext\n›");
   EXPECT_EQ(marked_one(R"({"tokens":[65,66,67,68],"trained":[1,0,1,1]})"), "AB‹CD›");
 }
@@ -118,7 +119,7 @@ TEST(Dataset, SeveralFilesAndFolders) {
     EXPECT_EQ(sample.index, i);
     joined += text + " ";
   }
-  EXPECT_EQ(joined, "a1 b1 b2 c1 z1 ");
+  EXPECT_EQ(joined, "a1<|im_end|> b1<|im_end|> b2<|im_end|> c1 z1<|im_end|> ");
   EXPECT_EQ(set->location(2), (folder / "sub/b.jsonl") + ":3");
   EXPECT_EQ(set->record(4), "{\"text\":\"z1\"}");
 }
@@ -191,8 +192,8 @@ TEST(Dataset, NothingToTrain) {
       open_files({path}, {.warn = [&](const std::string& w) { warnings.push_back(w); }});
   for (int pass = 0; pass < 2; ++pass) {
     for (int64_t i = 0; i < set->size(); ++i)
-      if (const Sample s = set->get(i); s.trained_count == 0) set->note_untrainable(s);
-    set->warn_untrainable();
+      if (const Sample s = set->get(i); s.trained_count == 0) set->note(s);
+    set->warn_noted();
   }
   ASSERT_EQ(warnings.size(), 1u);
   EXPECT_HAS(warnings[0], "1 of 2 samples");
@@ -220,7 +221,7 @@ TEST(Dataset, ConversationTemplateFile) {
   json["end_of_assistant"] = "<|im_end|>";
   const auto file = folder.write("template.json", json.dump());
   const auto path = folder.write("a.jsonl", R"([{"role":"user","content":"Q"}])");
-  const auto set = Dataset::open(TextModel::load(folder.path(), file), {.paths = {path}});
+  const auto set = Dataset::open(TextModel::load(folder.path(), {.conversation_template = file}), {.paths = {path}});
   std::string text;
   set->get(0, &text);
   EXPECT_EQ(text, "<|im_start|>system\nS<|im_end|>\n<|im_start|>user\nQ<|im_end|>\n");

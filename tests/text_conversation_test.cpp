@@ -72,7 +72,8 @@ std::vector<std::string> runs_of(const ConversationEncoder& e, const Json& chat)
   const TokenizedText x = e.encode(chat);
   EXPECT_EQ(x.tokens.size(), x.trained.size());
   EXPECT_TRUE(x.trained.empty() || x.trained[0] == 0);
-  EXPECT_EQ(x.text, e.render(chat));
+  // The end of a last turn that the template leaves open may follow.
+  EXPECT_TRUE(x.text.starts_with(e.render(chat))) << x.text;
   EXPECT_EQ(e.tokenizer().decode(x.tokens), x.text);
   return trained_runs(e.tokenizer(), x);
 }
@@ -148,7 +149,7 @@ TEST(Conversation, OtherShapesOfTemplates) {
                   "{% for m in messages %}{{ '<|call|>' if m.role == 'user' else '<|eot|>' }}"
                   "{{ m.content }}{% endfor %}{% if add_generation_prompt %}<|eot|>{% endif %}"),
           chat),
-      (std::vector<std::string>{"A1<|call|>", " A2 "}));
+      (std::vector<std::string>{"A1<|call|>", " A2 <|call|>"}));
   // Text that spells a special token does not end the turn.
   EXPECT_EQ(
       runs_of(encoder(bytes(), kChatMl),
@@ -185,30 +186,130 @@ TEST(Conversation, GenerationBlocksWin) {
             (std::vector<std::string>{"B<|im_end|>"}));
 }
 
-TEST(Conversation, ImpossibleMasksAreRefusedWithAWayOn) {
+// The texts of an encoding's sequences, trained runs in brackets.
+std::vector<std::string> sequences_of(const ConversationEncoder& e, const Json& chat) {
+  const TokenizedText x = e.encode(chat);
+  std::vector<std::string> out;
+  size_t begin = 0;
+  for (const int32_t n : x.lengths) {
+    std::string text;
+    bool inside = false;
+    for (size_t t = begin; t < begin + static_cast<size_t>(n); t++) {
+      if ((x.trained[t] != 0) != inside) text += inside ? "]]" : "[[";
+      inside = x.trained[t] != 0;
+      text += e.tokenizer().token_bytes(x.tokens[t]);
+    }
+    out.push_back(text + (inside ? "]]" : ""));
+    begin += static_cast<size_t>(n);
+  }
+  EXPECT_TRUE(x.lengths.empty() || begin == x.tokens.size());
+  return out;
+}
+
+// Turns as DeepSeek's distills write them: the prompt opens a thought, the rendering drops it.
+const std::string kOpensThought =
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.role == 'assistant' %}"
+    "{{ m.content.split('</think>')[-1] }}{% else %}{{ m.content }}{% endif %}<|im_end|>"
+    "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n<think>\n{% endif %}";
+
+TEST(Conversation, TemplatesThatRewriteEarlierTurnsAreTrainedAnswerByAnswer) {
   const Json two = {say("user", "U"), say("assistant", "A"), say("user", "V"),
                     say("assistant", "B")};
-  // Earlier turns are rewritten once others follow.
   const std::string rewriting =
       "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.role == 'assistant' and not "
       "loop.last %}"
       "old {% endif %}{{ m.content }}<|im_end|>\n{% endfor %}"
       "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
-  EXPECT_NE(refusal(encoder(bytes(), rewriting), two).find("--train_on last"), std::string::npos);
+  EXPECT_EQ(sequences_of(encoder(bytes(), rewriting), two),
+            (std::vector<std::string>{
+                "<|im_start|>user\nU<|im_end|>\n<|im_start|>assistant\n[[A<|im_end|>]]\n",
+                "<|im_start|>user\nU<|im_end|>\n<|im_start|>assistant\nold A<|im_end|>\n"
+                "<|im_start|>user\nV<|im_end|>\n<|im_start|>assistant\n[[B<|im_end|>]]\n"}));
+  // Where the last answer alone is asked for, or there is one only, the whole is exact.
+  EXPECT_EQ(sequences_of(encoder(bytes(), rewriting, {.train_on = TrainOn::kLast}), two),
+            std::vector<std::string>{});
   EXPECT_EQ(runs_of(encoder(bytes(), rewriting, {.train_on = TrainOn::kLast}), two),
             (std::vector<std::string>{"B<|im_end|>"}));
   EXPECT_EQ(runs_of(encoder(bytes(), rewriting), {say("user", "U"), say("assistant", "A")}),
             (std::vector<std::string>{"A<|im_end|>"}));
-  // The generation prompt is not how a turn begins: nor is the last turn well defined.
-  const std::string other = std::string(kChatMl).replace(std::string(kChatMl).rfind("assistant\n"),
-                                                         10, "assistant\n<think>");
-  const std::string why = refusal(encoder(bytes(), other), two);
-  EXPECT_NE(why.find("--train_on all"), std::string::npos) << why;
-  EXPECT_EQ(why.find("--train_on last"), std::string::npos) << why;
-  EXPECT_NE(
-      refusal(encoder(bytes(), other, {.train_on = TrainOn::kLast}), two).find("--train_on all"),
-      std::string::npos);
-  EXPECT_EQ(encoder(bytes(), other, {.train_on = TrainOn::kAll}).encode(two).trained[1], 1);
+  // The same with marks in the template.
+  const std::string marked =
+      "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.role == 'assistant' %}"
+      "{% generation %}{% if not loop.last %}old {% endif %}{{ m.content }}<|im_end|>"
+      "{% endgeneration %}{% else %}{{ m.content }}<|im_end|>{% endif %}{% endfor %}";
+  EXPECT_EQ(sequences_of(encoder(bytes(), marked), two),
+            (std::vector<std::string>{
+                "<|im_start|>user\nU<|im_end|><|im_start|>assistant\n[[A<|im_end|>]]",
+                "<|im_start|>user\nU<|im_end|><|im_start|>assistant\nold A<|im_end|>"
+                "<|im_start|>user\nV<|im_end|><|im_start|>assistant\n[[B<|im_end|>]]"}));
+}
+
+TEST(Conversation, ThoughtsThatTheTemplateDropsAreTrained) {
+  const auto e = encoder(bytes(), kOpensThought);
+  const auto answer = [&](const Json& message) {
+    return sequences_of(e, {say("user", "U"), message}).at(0);
+  };
+  const std::string before = "<|im_start|>user\nU<|im_end|><|im_start|>assistant\n<think>\n";
+  // In the content, with its own white space; opened by the prompt, so not opened again.
+  EXPECT_EQ(answer(say("assistant", "<think>\nhm\n</think>\n\nA")),
+            before + "[[hm\n</think>\n\nA<|im_end|>]]");
+  EXPECT_EQ(answer(say("assistant", "hm</think>A")), before + "[[hm</think>A<|im_end|>]]");
+  // In a field of its own.
+  Json message = say("assistant", "A");
+  message["reasoning_content"] = "hm";
+  EXPECT_EQ(answer(message), before + "[[hm\n</think>\n\nA<|im_end|>]]");
+  // None: what the prompt has opened is closed.
+  EXPECT_EQ(answer(say("assistant", "A")), before + "[[\n</think>\n\nA<|im_end|>]]");
+  // Earlier thoughts aren't in a later prompt.
+  const std::vector<std::string> both = sequences_of(
+      e, {say("user", "U"), say("assistant", "<think>\nx\n</think>\n\nA"), say("user", "V"),
+          say("assistant", "<think>\ny\n</think>\n\nB")});
+  ASSERT_EQ(both.size(), 2u);
+  EXPECT_EQ(both[1], "<|im_start|>user\nU<|im_end|><|im_start|>assistant\n\n\nA<|im_end|>"
+                     "<|im_start|>user\nV<|im_end|><|im_start|>assistant\n<think>\n"
+                     "[[y\n</think>\n\nB<|im_end|>]]");
+  // Turned off by a variable of the template, so closed by the prompt.
+  const std::string closes = std::string(kOpensThought)
+                                 .replace(kOpensThought.rfind("<think>\n"), 8,
+                                          "{% if t is defined and not t %}<think>\n\n</think>\n\n"
+                                          "{% endif %}");
+  ConversationEncoder::Options off;
+  off.render.variables["t"] = false;
+  EXPECT_EQ(sequences_of(encoder(bytes(), closes, off), {say("user", "U"), say("assistant", "A")}),
+            std::vector<std::string>{
+                "<|im_start|>user\nU<|im_end|><|im_start|>assistant\n<think>\n\n</think>\n\n"
+                "[[A<|im_end|>]]"});
+}
+
+TEST(Conversation, ATurnThatTheNextOneEndsIsClosed) {
+  // As GLM writes: no token behind an answer but the next role's.
+  const std::string roles =
+      "{% for m in messages %}{% if m.role == 'user' %}<|im_start|>{% else %}<|im_end|>{% endif %}"
+      "{{ m.content }}{% endfor %}"
+      "{% if add_generation_prompt %}<|im_end|>{% endif %}";
+  const auto e = encoder(bytes(), roles);
+  const TokenizedText x = e.encode(
+      {say("user", "U"), say("assistant", "A"), say("user", "V"), say("assistant", "B")});
+  EXPECT_EQ(x.text, "<|im_start|>U<|im_end|>A<|im_start|>V<|im_end|>B<|im_start|>");
+  EXPECT_EQ(x.trained, (std::vector<uint8_t>{0, 0, 0, 1, 1, 0, 0, 1, 1}));
+}
+
+TEST(Conversation, EndsOfTurnsAreFound) {
+  EXPECT_EQ(encoder(bytes(), kChatMl).turn_ends(),
+            std::vector<int32_t>{*bytes().id_of("<|im_end|>")});
+  EXPECT_TRUE(encoder(bytes(), "{% for m in messages %}{{ m.content }}\n{% endfor %}")
+                  .turn_ends()
+                  .empty());
+}
+
+TEST(Conversation, WhatCantBeMaskedIsRefused) {
+  // The messages before it are written differently once the answer is there.
+  const std::string counts =
+      "{{ messages|length }}{% for m in messages %}{{ m.content }}<|im_end|>{% endfor %}";
+  const Json two = {say("user", "U"), say("assistant", "A"), say("user", "V"),
+                    say("assistant", "B")};
+  EXPECT_NE(refusal(encoder(bytes(), counts), two).find("--train_on all"), std::string::npos);
+  EXPECT_EQ(encoder(bytes(), counts, {.train_on = TrainOn::kAll}).encode(two).trained[1], 1);
   // A template that needs a user first, before an assistant that starts.
   EXPECT_NE(refusal(encoder(bytes(), std::string("{{ messages[0].role + '' }}") + kChatMl),
                     {say("assistant", "A"), say("user", "U")}),
@@ -226,7 +327,13 @@ TEST(Conversation, RealTemplates) {
             want);
   const std::string thinking = template_of("tok-qwen/qwen3.tokenizer_config.json");
   // Qwen3 drops the thoughts of earlier turns.
-  EXPECT_NE(refusal(encoder(qwen3(), thinking), two).find("--train_on last"), std::string::npos);
+  EXPECT_EQ(sequences_of(encoder(qwen3(), thinking), two),
+            (std::vector<std::string>{
+                "<|im_start|>user\nU 1<|im_end|>\n<|im_start|>assistant\n"
+                "[[<think>\n\n</think>\n\nA 1<|im_end|>]]\n",
+                "<|im_start|>user\nU 1<|im_end|>\n<|im_start|>assistant\nA 1<|im_end|>\n"
+                "<|im_start|>user\nU 2<|im_end|>\n<|im_start|>assistant\n"
+                "[[<think>\n\n</think>\n\nA 2<|im_end|>]]\n"}));
   EXPECT_EQ(runs_of(encoder(qwen3(), thinking, {.train_on = TrainOn::kLast}), two),
             (std::vector<std::string>{"<think>\n\n</think>\n\nA 2<|im_end|>"}));
   EXPECT_EQ(runs_of(encoder(qwen3(), thinking),
@@ -341,10 +448,13 @@ TEST(Conversation, ManyThreadsAgree) {
 }
 
 TEST(Conversation, PlainText) {
-  const TokenizedText x = encode_plain_text(bytes(), "ab", false);
+  const TokenizedText x = encode_plain_text(bytes(), "ab", "");
   EXPECT_EQ(x.trained, (std::vector<uint8_t>{0, 1}));
   EXPECT_EQ(x.text, "ab");
-  EXPECT_TRUE(encode_plain_text(bytes(), "", false).tokens.empty());
+  EXPECT_TRUE(encode_plain_text(bytes(), "", "").tokens.empty());
+  // The end, once.
+  EXPECT_EQ(encode_plain_text(bytes(), "ab", "<|im_end|>").tokens.size(), 3u);
+  EXPECT_EQ(encode_plain_text(bytes(), "ab<|im_end|>", "<|im_end|>").tokens.size(), 3u);
 }
 
 TEST(ConversationTemplate, FilesOfTheOriginal) {

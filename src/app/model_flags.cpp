@@ -1,12 +1,12 @@
 #include "app/model_flags.h"
 
-#include <algorithm>
 #include <filesystem>
 
 #include "app/terminal.h"
 #include "app/units.h"
 #include "core/error.h"
 #include "core/process.h"
+#include "train/text_side.h"
 
 namespace hone::app {
 
@@ -55,25 +55,39 @@ void SamplingFlags::add(Command& c) {
   c.flag("--ignore_eos", o.ignore_eos, "Go on to --max_new_tokens whatever is drawn");
 }
 
-std::vector<int32_t> stop_ids(const models::ModelConfig& config, const data::TextModel* text) {
-  std::vector<int32_t> ids = config.eos_token_ids;
-  if (text == nullptr) return ids;
-  if (ids.empty() && text->tokenizer.eos_id()) ids.push_back(*text->tokenizer.eos_id());
-  for (const int32_t id : text->stop_ids)
-    if (std::find(ids.begin(), ids.end(), id) == ids.end()) ids.push_back(id);
-  return ids;
+void add_text_flags(Command& c, data::TextModelOptions& o) {
+  c.flag("--conversation_template,--chat_template", o.conversation_template,
+         "Chat template instead of the model's: a Jinja file (.jinja), or the original's JSON form",
+         "FILE");
+  c.flag("--template_kwargs,--chat_template_kwargs", o.template_kwargs,
+         "Variables for the chat template, such as enable_thinking=false or a JSON object",
+         "JSON");
+  c.flag("--eos_token", o.eos_token,
+         "What ends an answer or a text, instead of what the model and its template say",
+         "TOKEN|ID...");
+}
+
+std::vector<int32_t> stop_ids(const models::ModelConfig& config, const std::string& adapter,
+                              const data::TextModel* text) {
+  if (text == nullptr) return config.eos_token_ids;
+  std::vector<int32_t> turn_ends;
+  if (text->chat_template) {
+    ConversationEncoder::Options options;
+    options.render.variables = text->variables;
+    turn_ends = ConversationEncoder(text->tokenizer, *text->chat_template, options).turn_ends();
+  }
+  return train::end_ids(config, adapter, *text, turn_ends);
 }
 
 std::unique_ptr<data::TextModel> load_text(const std::string& pretrained,
-                                           const std::string& conversation_template) {
+                                           const data::TextModelOptions& options) {
   namespace fs = std::filesystem;
   if (pretrained.empty())
     user_error("flags", "no model was given; use --pretrained DIR, a Hugging Face folder");
   if (fs::is_directory(pretrained) && !fs::exists(fs::path(pretrained) / "tokenizer.json") &&
-      conversation_template.empty())
+      options.conversation_template.empty())
     return nullptr;
-  return std::make_unique<data::TextModel>(
-      data::TextModel::load(pretrained, conversation_template));
+  return std::make_unique<data::TextModel>(data::TextModel::load(pretrained, options));
 }
 
 }  // namespace hone::app

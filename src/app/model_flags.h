@@ -30,13 +30,18 @@ struct SamplingFlags {
   void add(Command& c);
 };
 
-// Tokens that end a completion: of generation_config.json, else config.json, else the tokenizer,
-// and those of a conversation_template. text may be null.
-std::vector<int32_t> stop_ids(const models::ModelConfig& config, const data::TextModel* text);
+// Flags of the text side: --conversation_template, --template_kwargs, --eos_token.
+void add_text_flags(Command& c, data::TextModelOptions& options);
+
+// Tokens that end a completion: --eos_token, or of generation_config.json (else config.json, else
+// the tokenizer), the adapter's, those of a conversation_template, and what the chat template ends
+// an answer with. text may be null.
+std::vector<int32_t> stop_ids(const models::ModelConfig& config, const std::string& adapter,
+                              const data::TextModel* text);
 
 // The text side of the model; null for a folder without tokenizer.json, whose models take token
 // lists only.
 std::unique_ptr<data::TextModel> load_text(const std::string& pretrained,
-                                           const std::string& conversation_template = "");
+                                           const data::TextModelOptions& options = {});
 
 }  // namespace hone::app

@@ -12,6 +12,7 @@ PromptReader::PromptReader(const data::TextModel* text, int64_t vocab,
   if (text_ == nullptr || !text_->chat_template) return;
   ConversationEncoder::Options options;
   options.system_prompt = system_prompt.empty() ? text_->system_message : system_prompt;
+  options.render.variables = text_->variables;
   encoder_.emplace(text_->tokenizer, *text_->chat_template, options);
 }
 

@@ -24,7 +24,7 @@ namespace fs = std::filesystem;
 namespace {
 
 // Changes when the same records would give other tokens.
-constexpr uint64_t kPreparationVersion = 1;
+constexpr uint64_t kPreparationVersion = 2;
 
 constexpr std::pair<DatasetFormat, std::string_view> kFormatNames[] = {
     {DatasetFormat::kAuto, "auto"},
@@ -90,6 +90,55 @@ void apply_turns(const std::vector<uint8_t>& turns, TrainOn train_on, TokenizedT
     if (!turns[k]) clear(runs[k]);
 }
 
+// Calls fn(begin, length) for each sequence.
+template <class F>
+void for_each_sequence(const std::vector<int32_t>& lengths, size_t tokens, const F& fn) {
+  if (lengths.empty()) return fn(size_t{0}, tokens);
+  size_t begin = 0;
+  for (const int32_t n : lengths) {
+    fn(begin, static_cast<size_t>(n));
+    begin += static_cast<size_t>(n);
+  }
+}
+
+// Cuts every sequence to max_length (0: no limit); of several those without a trained token go.
+// True if a token was cut.
+bool cut_sequences(int64_t max_length, TokenizedText& text) {
+  TokenizedText kept;
+  bool cut = false;
+  for_each_sequence(text.lengths, text.tokens.size(), [&](size_t begin, size_t length) {
+    size_t n = length;
+    if (max_length > 0) n = std::min(n, static_cast<size_t>(max_length));
+    cut = cut || n < length;
+    const auto from = text.trained.begin() + static_cast<ptrdiff_t>(begin);
+    const auto to = from + static_cast<ptrdiff_t>(n);
+    if (!text.lengths.empty() && std::find(from, to, uint8_t{1}) == to) return;
+    kept.trained.insert(kept.trained.end(), from, to);
+    kept.tokens.insert(kept.tokens.end(), text.tokens.begin() + static_cast<ptrdiff_t>(begin),
+                       text.tokens.begin() + static_cast<ptrdiff_t>(begin + n));
+    if (!text.lengths.empty()) kept.lengths.push_back(static_cast<int32_t>(n));
+  });
+  text.tokens = std::move(kept.tokens);
+  text.trained = std::move(kept.trained);
+  text.lengths = std::move(kept.lengths);
+  return cut;
+}
+
+// Samples of a data set of which something is to be said, each counted once.
+struct Noted {
+  std::vector<uint64_t> seen;  // a bit an index
+  int64_t count = 0, first = -1;
+  bool fresh = false;  // since the last warning
+  void add(int64_t index) {
+    uint64_t& word = seen[static_cast<size_t>(index / 64)];
+    const uint64_t bit = uint64_t{1} << (index % 64);
+    if (word & bit) return;
+    word |= bit;
+    if (count++ == 0 || index < first) first = index;
+    fresh = true;
+  }
+};
+
 }  // namespace
 
 DatasetFormat parse_dataset_format(std::string_view name) {
@@ -122,10 +171,8 @@ struct Dataset::Impl {
   uint64_t fingerprint = 0;
 
   mutable std::mutex mutex;
-  mutable std::vector<uint64_t> untrainable;  // a bit an index
-  mutable int64_t untrainable_count = 0;
-  mutable int64_t first_untrainable = -1;
-  mutable bool warned = false;
+  mutable Noted untrainable, cut, by_answer;
+  std::vector<int32_t> turn_ends;
 
   std::pair<size_t, int64_t> locate(int64_t i) const {
     HONE_CHECK(i >= 0 && i < firsts.back());
@@ -147,6 +194,7 @@ struct Dataset::Impl {
             static_cast<unsigned char>(bytes[bad]), bad));
       Record record;
       record.text = bytes;
+      record.whole = false;
       return record;
     }
     return interpret_record(parse_json_record(bytes), rules[source]);
@@ -165,6 +213,7 @@ struct Dataset::Impl {
   TokenizedText tokenize(Record record) const;
   void add_source(const std::string& path, const std::optional<DatasetInfoEntry>& entry);
   void check_all() const;
+  void find_turn_ends();
 };
 
 TokenizedText Dataset::Impl::tokenize(Record record) const {
@@ -185,9 +234,9 @@ TokenizedText Dataset::Impl::tokenize(Record record) const {
       TokenizedText out;
       const auto begin = static_cast<int64_t>(record.prompt.size());
       out.text = record.prompt + record.completion;
-      if (const auto eos = text.tokenizer.eos_token();
-          eos && !record.completion.ends_with(*eos) && !options.add_generation_prompt)
-        out.text += *eos;
+      if (const std::string eos = text.eos();
+          options.append_eos && !record.completion.ends_with(eos) && !options.add_generation_prompt)
+        out.text += eos;
       Encoding encoding = text.tokenizer.encode_with_ranges(out.text, true);
       out.trained.resize(encoding.ids.size());
       for (size_t t = 1; t < out.trained.size(); ++t) {
@@ -199,7 +248,8 @@ TokenizedText Dataset::Impl::tokenize(Record record) const {
       return out;
     }
     case Record::Kind::kText:
-      return encode_plain_text(text.tokenizer, std::move(record.text));
+      return encode_plain_text(text.tokenizer, std::move(record.text),
+                               record.whole && options.append_eos ? text.eos() : "");
     case Record::Kind::kTokens:
       break;
   }
@@ -250,6 +300,29 @@ void Dataset::Impl::add_source(const std::string& path,
       user_error("dataset", "{}: {}", location(at, i), e.what());
     }
     if (groups[at] != Group::kAny) break;
+  }
+}
+
+void Dataset::Impl::find_turn_ends() {
+  if (!encoder) return;
+  turn_ends = encoder->turn_ends();
+  constexpr int64_t kLookedAt = 16;  // records of each file
+  for (size_t s = 0; s < sources.size(); ++s) {
+    std::string bytes;
+    for (int64_t i = 0; i < std::min(sources[s]->size(), kLookedAt); ++i) {
+      try {
+        sources[s]->read(i, bytes);
+        Record r = record(s, bytes);
+        if (r.kind != Record::Kind::kChat) break;
+        for (const int32_t id : encoder->trained_ends(tokenize(std::move(r))))
+          if (std::find(turn_ends.begin(), turn_ends.end(), id) == turn_ends.end())
+            turn_ends.push_back(id);
+      } catch (const RecordError&) {  // told when the record is used
+        break;
+      } catch (const UserError&) {
+        break;
+      }
+    }
   }
 }
 
@@ -315,6 +388,7 @@ std::shared_ptr<const Dataset> Dataset::open(TextModel text, DatasetOptions opti
     encoder_options.system_prompt =
         o.system_prompt.empty() ? impl->text.system_message : o.system_prompt;
     encoder_options.render = o.render;
+    encoder_options.render.variables.update(impl->text.variables);
     impl->encoder.emplace(impl->text.tokenizer, *impl->text.chat_template,
                           std::move(encoder_options));
   }
@@ -336,7 +410,8 @@ std::shared_ptr<const Dataset> Dataset::open(TextModel text, DatasetOptions opti
     impl->firsts.push_back(impl->firsts.back() + source->size());
     bytes += source->bytes();
   }
-  impl->untrainable.resize(static_cast<size_t>((impl->firsts.back() + 63) / 64));
+  for (Noted* noted : {&impl->untrainable, &impl->cut, &impl->by_answer})
+    noted->seen.resize(static_cast<size_t>((impl->firsts.back() + 63) / 64));
 
   Fingerprint f;
   f.add_value(kPreparationVersion);
@@ -366,7 +441,9 @@ std::shared_ptr<const Dataset> Dataset::open(TextModel text, DatasetOptions opti
   f.add_text(o.render.tools.dump());
   f.add_text(o.render.documents.dump());
   f.add_text(o.render.variables.dump());
+  f.add_text(impl->text.variables.dump());
   f.add_value(o.add_generation_prompt);
+  f.add_value(o.append_eos);
   f.add_value(static_cast<uint64_t>(o.render.now));
   // A template that writes the date gives other text on another day.
   if (o.render.now < 0 && impl->text.chat_template &&
@@ -375,6 +452,7 @@ std::shared_ptr<const Dataset> Dataset::open(TextModel text, DatasetOptions opti
   impl->fingerprint = f.value();
 
   if (bytes <= o.check_bytes) impl->check_all();
+  impl->find_turn_ends();
   return std::shared_ptr<const Dataset>(new Dataset(std::move(impl)));
 }
 
@@ -394,12 +472,8 @@ Sample Dataset::get(int64_t i, std::string* text) const {
     Sample sample;
     sample.index = i;
     sample.key = static_cast<uint64_t>(i);
-    if (options().max_length > 0 &&
-        static_cast<int64_t>(made.tokens.size()) > options().max_length) {
-      made.tokens.resize(static_cast<size_t>(options().max_length));
-      made.trained.resize(made.tokens.size());
-      sample.cut = true;
-    }
+    if (options().max_length > 0 || !made.lengths.empty())
+      sample.cut = cut_sequences(options().max_length, made);
     if (limit > 0 && (is_tokens || max_id >= limit)) {
       for (size_t t = 0; t < made.tokens.size(); ++t)
         if (made.tokens[t] >= limit)
@@ -411,6 +485,7 @@ Sample Dataset::get(int64_t i, std::string* text) const {
     if (text) *text = is_tokens ? impl_->text.tokenizer.decode(made.tokens) : std::move(made.text);
     sample.tokens = std::move(made.tokens);
     sample.trained = std::move(made.trained);
+    sample.lengths = std::move(made.lengths);
     sample.tokens.shrink_to_fit();
     sample.trained.shrink_to_fit();
     sample.trained_count = std::count(sample.trained.begin(), sample.trained.end(), uint8_t{1});
@@ -447,42 +522,46 @@ void Dataset::require_trainable() const {
              cut ? fmt::format(" within max_length {}: raise it", options().max_length) : "");
 }
 
-void Dataset::note_untrainable(const Sample& sample) const {
+void Dataset::note(const Sample& sample) const {
   const std::lock_guard lock(impl_->mutex);
-  uint64_t& word = impl_->untrainable[static_cast<size_t>(sample.index / 64)];
-  const uint64_t bit = uint64_t{1} << (sample.index % 64);
-  if (word & bit) return;
-  word |= bit;
-  if (impl_->untrainable_count++ == 0 || sample.index < impl_->first_untrainable)
-    impl_->first_untrainable = sample.index;
+  if (sample.trained_count == 0) impl_->untrainable.add(sample.index);
+  if (sample.cut) impl_->cut.add(sample.index);
+  if (!sample.lengths.empty()) impl_->by_answer.add(sample.index);
 }
 
-void Dataset::warn_untrainable() const {
-  int64_t count = 0, first = 0;
+void Dataset::warn_noted() const {
+  std::vector<std::string> lines;
   {
     const std::lock_guard lock(impl_->mutex);
-    if (impl_->warned || impl_->untrainable_count == 0) return;
-    impl_->warned = true;
-    count = impl_->untrainable_count;
-    first = impl_->first_untrainable;
+    const auto line = [&](Noted& noted, std::string_view what) {
+      if (!noted.fresh) return;
+      noted.fresh = false;
+      lines.push_back(fmt::format("{} of {} samples {} (the first: {})", noted.count, size(), what,
+                                  location(noted.first)));
+    };
+    line(impl_->untrainable,
+         fmt::format("have nothing to train within max_length {} and are left out",
+                     options().max_length));
+    line(impl_->cut, fmt::format("were cut at max_length {}", options().max_length));
+    line(impl_->by_answer,
+         "are trained answer by answer, each as a sequence of its own, since the chat template "
+         "writes earlier turns differently once a conversation goes on");
   }
-  warn(
-      fmt::format("{} of {} samples have nothing to train within max_length {} and are left out "
-                  "(the first: {})",
-                  count, size(), options().max_length, location(first)));
+  for (const std::string& text : lines) warn(text);
 }
 
 int64_t Dataset::untrainable_seen() const {
   const std::lock_guard lock(impl_->mutex);
-  return impl_->untrainable_count;
+  return impl_->untrainable.count;
 }
 
+const std::vector<int32_t>& Dataset::turn_ends() const { return impl_->turn_ends; }
 const TextModel& Dataset::text_model() const { return impl_->text; }
 const DatasetOptions& Dataset::options() const { return impl_->options; }
 uint64_t Dataset::fingerprint() const { return impl_->fingerprint; }
 
 int64_t Dataset::memory_bytes() const {
-  int64_t bytes = static_cast<int64_t>(impl_->untrainable.size() * 8);
+  int64_t bytes = static_cast<int64_t>(3 * impl_->untrainable.seen.size() * 8);
   for (const auto& source : impl_->sources) bytes += source->memory_bytes();
   return bytes;
 }

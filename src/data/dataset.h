@@ -36,31 +36,51 @@ enum class DatasetFormat {
 DatasetFormat parse_dataset_format(std::string_view name);
 std::string_view dataset_format_name(DatasetFormat format);
 
-// The text side of a model: its tokenizer, and its template or the one of a conversation_template
-// JSON.
+// What differs from what the model's folder says.
+struct TextModelOptions {
+  // Colossal-AI's conversation_template JSON, or a Jinja file (.jinja, .jinja2, .j2).
+  std::string conversation_template;
+  std::string adapter;  // its chat_template.jinja, if there is one, goes before the model's
+  std::vector<std::string> eos_token;  // texts or ids of tokens that end an answer or a text
+  // Variables for the template: a JSON object, or name=value pairs parted by commas.
+  std::string template_kwargs;
+};
+
+// The text side of a model: its tokenizer, and its template or another one.
 struct TextModel {
   Tokenizer tokenizer;
   std::optional<ChatTemplate> chat_template;  // none: only formats without turns can be read
   std::string system_message;                 // of the conversation_template JSON
   std::vector<int32_t> stop_ids;              // of the conversation_template JSON
+  Json variables = Json::object();            // for the template
+  std::vector<int32_t> eos_ids;               // said by hand; empty: the model's own
+  // Text of the token that ends a text; "": there is none.
+  std::string eos() const;
   uint64_t fingerprint = 0;                   // of all files it was made from
 
-  // folder: a model folder (no weights needed). conversation_template: a JSON file or "".
-  static TextModel load(const std::string& folder, const std::string& conversation_template = "");
+  // folder: a model folder (no weights needed). UserError.
+  static TextModel load(const std::string& folder, const TextModelOptions& options = {});
 };
 
-// What one record becomes.
+// What one record becomes: a sequence of tokens, or several, one behind the other (a conversation
+// whose answers are trained one by one).
 struct Sample {
   std::vector<int32_t> tokens;
-  std::vector<uint8_t> trained;  // trained[t]: token t is a target; trained[0] is 0
+  // trained[t]: token t is a target; the first one of a sequence is none.
+  std::vector<uint8_t> trained;
+  std::vector<int32_t> lengths;  // of several sequences; empty: one
   int64_t index = -1;            // in the data set
   uint64_t key = 0;              // sample identity: names its random numbers
   int64_t trained_count = 0;     // 0: nothing to train, not to be computed
   bool cut = false;              // max_length took something away
 
+  int64_t sequences() const {
+    return lengths.empty() ? 1 : static_cast<int64_t>(lengths.size());
+  }
   int64_t size() const { return static_cast<int64_t>(tokens.size()); }
   int64_t memory_bytes() const {
-    return static_cast<int64_t>(sizeof(Sample) + tokens.capacity() * 4 + trained.capacity());
+    return static_cast<int64_t>(sizeof(Sample) + tokens.capacity() * 4 + trained.capacity() +
+                                lengths.capacity() * 4);
   }
 };
 
@@ -72,11 +92,12 @@ struct DatasetOptions {
   // come from there.
   std::string dataset_info;
 
-  int64_t max_length = 8192;  // tokens, cut on the right; 0 = no limit
+  int64_t max_length = 8192;  // tokens of a sequence, cut on the right; 0 = no limit
   TrainOn train_on = TrainOn::kAssistant;
   std::string system_prompt;  // for conversations without a system message
   RenderOptions render;
   bool add_generation_prompt = false;  // to conversations that don't end with the assistant
+  bool append_eos = true;  // the end-of-text token behind {"text"} and {"prompt", "completion"}
 
   int64_t vocab_limit =
       0;  // an id at or above it is an error (rows of the embedding); 0 = no check
@@ -110,12 +131,17 @@ class Dataset {
   // this search are not part of the warning below.
   void require_trainable() const;
 
-  // Counts a sample with nothing to train, once an index; call it for samples that are left out.
-  void note_untrainable(const Sample& sample) const;
-  // The one warning for them: how many, out of how many seen, and where the first is. Nothing if
-  // there were none or it was given already.
-  void warn_untrainable() const;
+  // Counts what is worth a word about a sample, once an index: that it has nothing to train, was
+  // cut, or is trained answer by answer. Call it for each sample that is used or left out.
+  void note(const Sample& sample) const;
+  // One warning for each of these that was noted since the last call: how many, out of how many,
+  // and where the first is.
+  void warn_noted() const;
   int64_t untrainable_seen() const;
+
+  // Special tokens that end an assistant's answer: as the template writes them, and as the first
+  // records have them.
+  const std::vector<int32_t>& turn_ends() const;
 
   const TextModel& text_model() const;
   const DatasetOptions& options() const;

@@ -34,6 +34,7 @@ struct Record {
 
   std::string prompt, completion;  // kPromptCompletion
   std::string text;                // kText
+  bool whole = true;               // kText: it ends where it ends, not in the middle of a text
 
   std::vector<int32_t> tokens;  // kTokens
   std::vector<uint8_t> trained;

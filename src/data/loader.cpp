@@ -167,7 +167,7 @@ Loader::~Loader() {
   }
   impl_->work.notify_all();
   for (auto& thread : impl_->threads) thread.join();
-  impl_->dataset->warn_untrainable();
+  impl_->dataset->warn_noted();
 }
 
 int64_t Loader::steps_per_epoch() const {
@@ -218,16 +218,16 @@ StepSamples Loader::step(int64_t epoch, int64_t step) {
 
   StepSamples out;
   for (Impl::Slot& slot : slots) {
+    im.dataset->note(slot.sample);
     if (slot.sample.trained_count == 0) {
       ++out.left_out;
-      im.dataset->note_untrainable(slot.sample);
       continue;
     }
     out.tokens += slot.sample.size();
     out.trained_tokens += slot.sample.trained_count;
     out.samples.push_back(std::move(slot.sample));
   }
-  if (step + 1 == steps_per_epoch()) im.dataset->warn_untrainable();
+  if (step + 1 == steps_per_epoch()) im.dataset->warn_noted();
   return out;
 }
 

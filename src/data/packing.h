@@ -1,9 +1,9 @@
-// From the samples of a step to packed streams. Whole samples share a stream, each a segment that
-// attends to itself alone; nothing is padded.
+// From the samples of a step to packed streams. Whole samples share a stream, each sequence a
+// segment that attends to itself alone; nothing is padded.
 //
 // What is computed: the outputs at position t serve the target t+1. Positions at and after the last
-// target of a sample serve no target, so they are left out of the stream: a sample is cut to
-// [0, last target). So a stream has at least one token less a sample than the sample ("tokens").
+// target of a sequence serve no target, so they are left out of the stream: a sequence is cut to
+// [0, last target). So a stream has at least one token less a sequence than the sample ("tokens").
 #pragma once
 
 #include <cstdint>
@@ -41,8 +41,9 @@ struct PackOptions {
 // Tokens of the sample that have to be computed; 0 if it has no target.
 int64_t computed_tokens(const Sample& sample, Targets targets);
 
-// Every sample with a target exactly once, whole, in one of the micro-batches; those without are
-// left out. A micro-batch is within the budget unless it is one single sample that is longer. First
+// Every sequence with a target exactly once, whole, in one of the micro-batches; those without are
+// left out. A sample's sequences stay together where the budget has room for them. A micro-batch is
+// within the budget unless it is one single sequence that is longer. First
 // fit by falling length (Johnson, "Near-optimal bin packing algorithms", 1973), ties in the order
 // given; then segments, and micro-batches by their first segment, are put in the order given. A
 // function of its arguments alone.

@@ -18,7 +18,7 @@ namespace hone::data {
 
 namespace {
 
-constexpr char kMagic[8] = {'H', 'O', 'N', 'E', 'T', 'O', 'K', '1'};
+constexpr char kMagic[8] = {'H', 'O', 'N', 'E', 'T', 'O', 'K', '2'};
 constexpr uint32_t kEntryMagic = 0x79727465;
 constexpr size_t kFlushBytes = size_t{256} << 10;
 // Less free space than this is left to checkpoints.
@@ -38,8 +38,8 @@ struct EntryHeader {
   uint64_t check;  // of the payload and the index
 };
 static_assert(sizeof(FileHeader) == 32 && sizeof(EntryHeader) == 24);
-// Payload: number of tokens, flags, number of runs; the tokens; the lengths of runs of equal
-// trained[], the first of zeros. All 32-bit.
+// Payload: number of tokens, flags, number of runs, number of sequences (0: one); the tokens; the
+// lengths of runs of equal trained[], the first of zeros; the sequences' lengths. All 32-bit.
 
 uint64_t header_check(const FileHeader& h) {
   Fingerprint f;
@@ -181,7 +181,7 @@ bool TokenCache::find(int64_t index, Sample& sample) const {
     payload.resize(entry.payload_bytes);
     if (!pread_all(fd_, payload.data(), payload.size(), at + sizeof entry)) return false;
   }
-  if (entry.index != static_cast<uint64_t>(index) || payload.size() < 12 ||
+  if (entry.index != static_cast<uint64_t>(index) || payload.size() < 16 ||
       entry.check != entry_check(entry.index, payload))
     return false;
   const auto get32 = [&](size_t i) {
@@ -189,21 +189,29 @@ bool TokenCache::find(int64_t index, Sample& sample) const {
     std::memcpy(&word, payload.data() + 4 * i, 4);
     return word;
   };
-  const size_t n = get32(0), runs = get32(2);
-  if (payload.size() != 4 * (3 + n + runs)) return false;
+  const size_t n = get32(0), runs = get32(2), sequences = get32(3);
+  if (payload.size() != 4 * (4 + n + runs + sequences)) return false;
   sample = Sample{};
   sample.index = index;
   sample.key = static_cast<uint64_t>(index);
   sample.cut = get32(1) & 1;
   sample.tokens.resize(n);
-  if (n > 0) std::memcpy(sample.tokens.data(), payload.data() + 12, 4 * n);
+  if (n > 0) std::memcpy(sample.tokens.data(), payload.data() + 16, 4 * n);
   sample.trained.reserve(n);
   for (size_t r = 0; r < runs; ++r) {
-    const size_t length = get32(3 + n + r);
+    const size_t length = get32(4 + n + r);
     if (length > n - sample.trained.size()) return false;
     sample.trained.insert(sample.trained.end(), length, static_cast<uint8_t>(r & 1));
   }
   if (sample.trained.size() != n) return false;
+  size_t in_sequences = 0;
+  for (size_t s = 0; s < sequences; ++s) {
+    const size_t length = get32(4 + n + runs + s);
+    if (length == 0 || length > n - in_sequences) return false;
+    in_sequences += length;
+    sample.lengths.push_back(static_cast<int32_t>(length));
+  }
+  if (sequences > 0 && in_sequences != n) return false;
   sample.trained_count = std::count(sample.trained.begin(), sample.trained.end(), uint8_t{1});
   return true;
 }
@@ -219,12 +227,14 @@ void TokenCache::add(const Sample& sample) {
     begin = t;
     value ^= 1;
   }
-  payload.reserve(4 * (3 + sample.tokens.size() + runs.size()));
+  payload.reserve(4 * (4 + sample.tokens.size() + runs.size() + sample.lengths.size()));
   put32(payload, sample.tokens.size());
   put32(payload, sample.cut ? 1 : 0);
   put32(payload, runs.size());
+  put32(payload, sample.lengths.size());
   payload.append(reinterpret_cast<const char*>(sample.tokens.data()), 4 * sample.tokens.size());
   for (const uint32_t run : runs) put32(payload, run);
+  for (const int32_t length : sample.lengths) put32(payload, static_cast<uint64_t>(length));
   if (payload.size() > kMaxPayload) return;
   EntryHeader entry{kEntryMagic, static_cast<uint32_t>(payload.size()),
                     static_cast<uint64_t>(sample.index), 0};

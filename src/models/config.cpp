@@ -385,14 +385,17 @@ ModelConfig load_model_config(const std::filesystem::path& folder) {
                folder.string());
   }
   ModelConfig config = parse_model_config(read_whole(path), path.string());
-  const fs::path generation = folder / "generation_config.json";
-  if (fs::exists(generation, code)) {
-    const std::string text = read_whole(generation);
-    const nlohmann::json json = parse_json_object(text, kTag, generation.string());
-    JsonFields fields(json, kTag, generation.string());
-    if (auto ids = read_eos(fields)) config.eos_token_ids = std::move(*ids);
-  }
+  if (auto ids = generation_eos_ids(folder)) config.eos_token_ids = std::move(*ids);
   return config;
+}
+
+std::optional<std::vector<int32_t>> generation_eos_ids(const std::filesystem::path& folder) {
+  const std::filesystem::path path = folder / "generation_config.json";
+  std::error_code code;
+  if (!std::filesystem::exists(path, code)) return std::nullopt;
+  const nlohmann::json json = parse_json_object(read_whole(path), kTag, path.string());
+  JsonFields fields(json, kTag, path.string());
+  return read_eos(fields);
 }
 
 std::string model_config_json(const ModelConfig& config) {

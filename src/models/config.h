@@ -60,6 +60,8 @@ ModelConfig parse_model_config(const std::string& json_text, const std::string& 
 
 // Reads FOLDER/config.json and, where present, FOLDER/generation_config.json (eos ids only).
 ModelConfig load_model_config(const std::filesystem::path& folder);
+// eos_token_id of FOLDER/generation_config.json; null where there is none.
+std::optional<std::vector<int32_t>> generation_eos_ids(const std::filesystem::path& folder);
 
 // The config.json text of a model, as transformers writes it (for models made by hone itself).
 std::string model_config_json(const ModelConfig& config);

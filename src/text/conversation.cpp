@@ -1,61 +1,15 @@
 #include "text/conversation.h"
 
 #include <algorithm>
-#include <cctype>
 #include <ctime>
 
 #include "core/error.h"
 #include "text/ffi.h"
+#include "text/spans.h"
 
 namespace hone {
-namespace {
 
-bool is_space(char c) { return std::isspace(static_cast<unsigned char>(c)) != 0; }
-
-bool blank(std::string_view text) { return std::all_of(text.begin(), text.end(), is_space); }
-
-std::string_view trim_end(std::string_view text) {
-  while (!text.empty() && is_space(text.back())) text.remove_suffix(1);
-  return text;
-}
-
-std::string_view trim(std::string_view text) {
-  while (!text.empty() && is_space(text.front())) text.remove_prefix(1);
-  return trim_end(text);
-}
-
-std::string role_of(const Json& message) {
-  const auto it = message.find("role");
-  return it != message.end() && it->is_string() ? it->get<std::string>() : std::string();
-}
-
-// The text of a message that has nothing but a text to be rendered, else nullptr.
-const std::string* plain_content(const Json& message) {
-  for (const char* field : {"tool_calls", "reasoning_content", "reasoning", "thinking"}) {
-    const auto it = message.find(field);
-    if (it != message.end() && !it->is_null() && !it->empty()) return nullptr;
-  }
-  const auto it = message.find("content");
-  return it != message.end() ? it->get_ptr<const std::string*>() : nullptr;
-}
-
-// Where the content ends in a turn's text that begins with it (whitespace aside); -1: it doesn't.
-int64_t content_end(std::string_view turn, const Json& message) {
-  const std::string* content = plain_content(message);
-  if (content == nullptr || trim(*content).empty()) return -1;
-  const std::string_view core = trim(*content);
-  size_t at = 0;
-  while (at < turn.size() && is_space(turn[at])) at++;
-  if (turn.substr(at, core.size()) != core) return -1;
-  at += core.size();
-  // White space at the end belongs to it where the template keeps it.
-  const std::string_view tail =
-      std::string_view(*content).substr(core.data() + core.size() - content->data());
-  if (turn.substr(at, tail.size()) == tail) at += tail.size();
-  return static_cast<int64_t>(at);
-}
-
-}  // namespace
+using text_spans::role_of;
 
 TrainOn parse_train_on(std::string_view name) {
   if (name == "assistant") return TrainOn::kAssistant;
@@ -73,7 +27,9 @@ ConversationEncoder::ConversationEncoder(Tokenizer tokenizer, ChatTemplate chat_
                                          Options options)
     : tokenizer_(std::move(tokenizer)),
       template_(std::move(chat_template)),
-      options_(std::move(options)) {}
+      options_(std::move(options)) {
+  find_turn_ends();
+}
 
 ConversationEncoder::Prepared ConversationEncoder::prepare(const Json& input,
                                                            bool add_generation_prompt) const {
@@ -123,74 +79,38 @@ std::string ConversationEncoder::render(const Json& messages, bool add_generatio
 
 namespace {
 
-// One assistant turn, and what rendering the conversation up to it gave.
-struct Turn {
-  int64_t index;                              // of the message
-  const ChatTemplate::PrefixResult* before;   // the messages before, with the generation prompt
-  const ChatTemplate::PrefixResult* through;  // up to and with this turn; null: the whole text
-};
+// Marks the tokens that lie whole in a span, the first token aside. spans: ascending.
+void mark(const std::vector<ByteRange>& ranges, const std::vector<ByteRange>& spans,
+          std::span<uint8_t> trained) {
+  size_t s = 0;
+  for (size_t t = 1; t < ranges.size(); t++) {
+    const ByteRange& r = ranges[t];
+    while (s < spans.size() && spans[s].end < r.end) s++;
+    if (s == spans.size()) return;
+    trained[t] = r.begin < r.end && spans[s].begin <= r.begin ? 1 : 0;
+  }
+}
 
-// The span of a turn. Returns an empty text where it was found, else why it can't be.
-std::string find_span(const std::string& text, const std::vector<ByteRange>& specials,
-                      const Json& message, const Turn& turn, ByteRange* span) {
-  if (!turn.before->error.empty()) {
-    return fmt::format("the messages before it can't be rendered alone: {}", turn.before->error);
-  }
-  if (turn.through != nullptr && !turn.through->error.empty()) {
-    return fmt::format("the conversation up to it can't be rendered alone: {}",
-                       turn.through->error);
-  }
-  const std::string& before = turn.before->rendered.text;
-  if (!text.starts_with(before)) {
-    const auto [a, b] = std::mismatch(before.begin(), before.end(), text.begin(), text.end());
-    return fmt::format(
-        "what comes before it, with the generation prompt, is not how the whole conversation is "
-        "written (it differs at byte {} of {}: the template rewrites earlier turns, or its "
-        "generation prompt is not the beginning of a turn)",
-        a - before.begin(), before.size());
-  }
-  const std::string& through = turn.through != nullptr ? turn.through->rendered.text : text;
-  const auto mismatch = std::mismatch(through.begin(), through.end(), text.begin(), text.end());
-  const int64_t common = mismatch.first - through.begin();
-  const auto begin = static_cast<int64_t>(before.size());
-  const std::string_view whole = text;
+// The spans behind those that a shorter conversation has, too.
+std::vector<ByteRange> behind(const ChatTemplate::PrefixResult& earlier,
+                              std::vector<ByteRange> spans) {
+  const size_t n = std::min(earlier.rendered.generation.size(), spans.size());
+  spans.erase(spans.begin(), spans.begin() + static_cast<std::ptrdiff_t>(n));
+  return spans;
+}
 
-  // As the last turn it must have been written as it stands now, but for white space after it.
-  const std::string_view written = trim_end(through);
-  if (common < static_cast<int64_t>(written.size())) {
-    return fmt::format(
-        "the template writes it differently once the conversation goes on (at byte {})", common);
-  }
+// Whether `whole` begins with `part`, white space at part's end aside.
+bool written_alike(std::string_view whole, std::string_view part) {
+  const size_t end = part.find_last_not_of(" \t\r\n");
+  return whole.starts_with(part.substr(0, end == std::string_view::npos ? 0 : end + 1));
+}
 
-  auto special_from = [&](int64_t at) {
-    return std::find_if(specials.begin(), specials.end(),
-                        [at](const ByteRange& r) { return r.begin >= at; });
-  };
-  int64_t end = -1;
-  const int64_t content = content_end(whole.substr(begin), message);
-  if (content >= 0) {
-    // Content, then the stop: the first special token, if it is still this turn's or follows at
-    // once.
-    end = begin + content;
-    const auto stop = special_from(end);
-    if (stop != specials.end() && (stop->begin < static_cast<int64_t>(through.size()) ||
-                                   blank(whole.substr(end, stop->begin - end)))) {
-      end = stop->end;
-    }
-  } else {
-    // Not content alone (tool calls, reasoning, something the template writes around it): all of
-    // the turn, to the special token it ends with.
-    end = std::max(begin, static_cast<int64_t>(written.size()));
-    const bool closed = std::any_of(specials.begin(), specials.end(), [&](const ByteRange& r) {
-      return r.end == end && r.begin >= begin;
-    });
-    if (!closed) {
-      const auto stop = special_from(end);
-      if (stop != specials.end() && blank(whole.substr(end, stop->begin - end))) end = stop->end;
-    }
+std::vector<ByteRange> special_ranges(const Tokenizer& tokenizer, const Encoding& encoding) {
+  std::vector<ByteRange> specials;
+  for (size_t t = 0; t < encoding.ids.size(); t++) {
+    if (tokenizer.is_special(encoding.ids[t])) specials.push_back(encoding.ranges[t]);
   }
-  *span = {begin, end};
-  return "";
+  return specials;
 }
 
 }  // namespace
@@ -211,11 +131,7 @@ TokenizedText ConversationEncoder::encode(const Json& input, bool add_generation
   std::vector<ChatTemplate::Prefix> prefixes = {{count, add_generation_prompt}};
   if (options_.train_on != TrainOn::kAll) {
     for (const int64_t i : assistants) {
-      if (marked) {
-        if (only_last) prefixes.push_back({i, false});
-        continue;
-      }
-      prefixes.push_back({i, true});
+      prefixes.push_back({i, !marked});
       if (i + 1 < count || add_generation_prompt) prefixes.push_back({i + 1, false});
     }
   }
@@ -228,66 +144,174 @@ TokenizedText ConversationEncoder::encode(const Json& input, bool add_generation
   TokenizedText out;
   out.text = std::move(results[0].rendered.text);
   Encoding encoding = tokenizer_.encode_with_ranges(out.text);
-  out.tokens = std::move(encoding.ids);
-  const std::vector<ByteRange>& ranges = encoding.ranges;
-  const size_t n = out.tokens.size();
-  out.trained.assign(n, 0);
+  out.trained.assign(encoding.ids.size(), 0);
   if (options_.train_on == TrainOn::kAll) {
-    if (n > 0) std::fill(out.trained.begin() + 1, out.trained.end(), 1);
+    if (!out.trained.empty()) std::fill(out.trained.begin() + 1, out.trained.end(), 1);
+    out.tokens = std::move(encoding.ids);
     return out;
   }
 
   std::vector<ByteRange> spans;
   if (marked) {
     spans = results[0].rendered.generation;
-    if (only_last && results.size() > 1) {
-      const size_t earlier = std::min(results[1].rendered.generation.size(), spans.size());
-      spans.erase(spans.begin(), spans.begin() + static_cast<int64_t>(earlier));
-    }
-  } else {
-    std::vector<ByteRange> specials;
-    for (size_t t = 0; t < n; t++) {
-      if (tokenizer_.is_special(out.tokens[t])) specials.push_back(ranges[t]);
-    }
-    std::vector<Turn> turns;
     size_t next = 1;
     for (const int64_t i : assistants) {
-      turns.push_back({i, &results[next++], nullptr});
-      if (i + 1 < count || add_generation_prompt) turns.back().through = &results[next++];
+      if (only_last) spans = behind(results[next], spans);
+      next++;
+      if (i + 1 == count && !add_generation_prompt) break;
+      // Written as it stands when it was the last one, white space aside.
+      const ChatTemplate::PrefixResult& through = results[next++];
+      if (!through.error.empty() || !written_alike(out.text, through.rendered.text))
+        return encode_by_answer(prepared, assistants,
+                                "the template writes earlier turns differently");
     }
-    auto find = [&](const Turn& turn, ByteRange* span) {
-      return find_span(out.text, specials, messages[turn.index], turn, span);
-    };
-    for (const Turn& turn : turns) {
-      ByteRange span;
-      const std::string why = find(turn, &span);
-      if (why.empty()) {
-        spans.push_back(span);
-        continue;
-      }
-      const bool last_works = &turn != &turns.back() && find(turns.back(), &span).empty();
-      user_error("template",
-                 "an exact loss mask is impossible with this chat template: message {} "
-                 "(assistant): {}; use {}--train_on all to train on every token, or another "
-                 "template with --conversation_template",
-                 turn.index + 1, why,
-                 last_works ? "--train_on last to train on the last assistant turn only, " : "");
+  } else {
+    const std::vector<ByteRange> specials = special_ranges(tokenizer_, encoding);
+    size_t next = 1;
+    for (const int64_t i : assistants) {
+      text_spans::Turn turn{.before = &results[next++], .through = nullptr};
+      if (i + 1 < count || add_generation_prompt) turn.through = &results[next++];
+      const std::string why = text_spans::find_span(out.text, specials, messages[i], turn,
+                                                    &spans.emplace_back());
+      if (!why.empty()) return encode_by_answer(prepared, assistants, why);
+    }
+    const bool ends = !assistants.empty() && assistants.back() + 1 == count;
+    if (ends && !add_generation_prompt && close(specials, &spans.back(), &out.text)) {
+      encoding = tokenizer_.encode_with_ranges(out.text);
+      out.trained.assign(encoding.ids.size(), 0);
     }
   }
-  size_t s = 0;
-  for (size_t t = 1; t < n; t++) {
-    const ByteRange& r = ranges[t];
-    while (s < spans.size() && spans[s].end < r.end) s++;
-    if (s == spans.size()) break;
-    out.trained[t] = r.begin < r.end && spans[s].begin <= r.begin ? 1 : 0;
+  mark(encoding.ranges, spans, out.trained);
+  out.tokens = std::move(encoding.ids);
+  return out;
+}
+
+// Each answer as a sequence of its own: the conversation that ends with it, as it is when the
+// answer is generated. why: what is wrong with the conversation as a whole.
+TokenizedText ConversationEncoder::encode_by_answer(const Prepared& prepared,
+                                                    const std::vector<int64_t>& assistants,
+                                                    const std::string& why) const {
+  std::vector<ChatTemplate::Prefix> prefixes;
+  for (const int64_t i : assistants) {
+    prefixes.push_back({i, false});
+    prefixes.push_back({i, true});
+    prefixes.push_back({i + 1, false});
+  }
+  std::vector<ChatTemplate::PrefixResult> results =
+      template_.render_prefixes(prepared.messages, prepared.render, prefixes);
+  TokenizedText out;
+  for (size_t k = 0; k < assistants.size(); k++) {
+    const Json& message = prepared.messages[assistants[k]];
+    const auto failed = [&](const std::string& reason) {
+      user_error("template",
+                 "an exact loss mask is impossible with this chat template: in the whole "
+                 "conversation {}; and alone, message {} (assistant): {}; use --train_on all to "
+                 "train on every token, or another template with --conversation_template",
+                 why, assistants[k] + 1, reason);
+    };
+    ChatTemplate::PrefixResult& through = results[3 * k + 2];
+    const ChatTemplate::PrefixResult* before = &results[3 * k + 1];
+    if (!through.error.empty()) failed("it can't be rendered: " + through.error);
+    if (!before->error.empty()) failed("the messages before it can't be rendered: " + before->error);
+    if (template_.has_generation_blocks()) {
+      append_sequence(through.rendered.text, behind(results[3 * k], through.rendered.generation),
+                      &out);
+      continue;
+    }
+    // Without messages some templates write nothing, others fail.
+    const std::string& header = results[3 * k].rendered.text;
+    std::string text;
+    const std::string reason = text_spans::answer_text(
+        {.header = header, .before = before->rendered.text, .through = through.rendered.text},
+        message, special_ranges(tokenizer_, tokenizer_.encode_with_ranges(through.rendered.text)),
+        &text);
+    if (!reason.empty()) failed(reason);
+    append_answer(std::move(text), *before, message, &out);
   }
   return out;
 }
 
-TokenizedText encode_plain_text(const Tokenizer& tokenizer, std::string text,
-                                bool add_special_tokens) {
+void ConversationEncoder::append_answer(std::string text,
+                                        const ChatTemplate::PrefixResult& before,
+                                        const Json& message, TokenizedText* out) const {
+  const text_spans::Turn turn{.before = &before, .through = nullptr};
+  ByteRange span;
+  const std::vector<ByteRange> specials =
+      special_ranges(tokenizer_, tokenizer_.encode_with_ranges(text));
+  const std::string why = text_spans::find_span(text, specials, message, turn, &span);
+  HONE_CHECK(why.empty(), "the answer begins behind its prompt");
+  close(specials, &span, &text);
+  append_sequence(text, {span}, out);
+}
+
+// Where a template ends a turn by beginning the next one, the last turn of a text has no end: it
+// gets it. False if it has one, or the template never writes one.
+bool ConversationEncoder::close(const std::vector<ByteRange>& specials, ByteRange* span,
+                                std::string* text) const {
+  const bool closed = std::any_of(specials.begin(), specials.end(), [&](const ByteRange& r) {
+    return r.end == span->end && r.begin >= span->begin;
+  });
+  if (closed || turn_end_.empty()) return false;
+  text->resize(static_cast<size_t>(span->end));
+  *text += turn_end_;
+  span->end = static_cast<int64_t>(text->size());
+  return true;
+}
+
+void ConversationEncoder::append_sequence(const std::string& text,
+                                          const std::vector<ByteRange>& spans,
+                                          TokenizedText* out) const {
+  const Encoding encoding = tokenizer_.encode_with_ranges(text);
+  const size_t begin = out->trained.size();
+  out->trained.resize(begin + encoding.ids.size(), 0);
+  mark(encoding.ranges, spans, std::span(out->trained).subspan(begin));
+  out->tokens.insert(out->tokens.end(), encoding.ids.begin(), encoding.ids.end());
+  out->lengths.push_back(static_cast<int32_t>(encoding.ids.size()));
+  out->text += text;
+}
+
+// What the template writes behind an answer in a conversation of two turns.
+void ConversationEncoder::find_turn_ends() {
+  Json talk = Json::array();
+  for (const char* role : {"user", "assistant", "user", "assistant"})
+    talk.push_back({{"role", role}, {"content", talk.size() % 2 == 0 ? "Who?" : "Me."}});
+  const TrainOn asked = options_.train_on;
+  options_.train_on = TrainOn::kAssistant;
+  try {
+    // The text that closes the first turn, be it the next one's opening.
+    const std::string text = template_.render(talk, prepare(talk, false).render).text;
+    const Encoding encoding = tokenizer_.encode_with_ranges(text);
+    const size_t answer = text.find("Me.");
+    for (size_t t = 0; answer != std::string::npos && t < encoding.ids.size(); t++) {
+      if (!tokenizer_.is_special(encoding.ids[t]) ||
+          encoding.ranges[t].begin < static_cast<int64_t>(answer))
+        continue;
+      turn_end_ = text.substr(static_cast<size_t>(encoding.ranges[t].begin),
+                              static_cast<size_t>(encoding.ranges[t].end - encoding.ranges[t].begin));
+      break;
+    }
+    turn_end_ids_ = trained_ends(encode(talk));
+  } catch (const UserError&) {
+    // A template that takes no such conversation has no ends that could be told beforehand.
+  }
+  options_.train_on = asked;
+}
+
+std::vector<int32_t> ConversationEncoder::trained_ends(const TokenizedText& text) const {
+  std::vector<int32_t> ids;
+  for (size_t t = 1; t < text.tokens.size(); t++) {
+    const bool ends = text.trained[t] && (t + 1 == text.tokens.size() || !text.trained[t + 1]);
+    if (ends && tokenizer_.is_special(text.tokens[t]) &&
+        std::find(ids.begin(), ids.end(), text.tokens[t]) == ids.end())
+      ids.push_back(text.tokens[t]);
+  }
+  return ids;
+}
+
+TokenizedText encode_plain_text(const Tokenizer& tokenizer, std::string text, std::string_view eos) {
   TokenizedText out;
-  out.tokens = tokenizer.encode(text, add_special_tokens);
+  if (!text.ends_with(eos)) text += eos;
+  out.tokens = tokenizer.encode(text, /*add_special_tokens=*/true);
   out.text = std::move(text);
   out.trained.assign(out.tokens.size(), 1);
   if (!out.trained.empty()) out.trained[0] = 0;

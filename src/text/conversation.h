@@ -23,8 +23,11 @@ TrainOn parse_train_on(std::string_view name);
 struct TokenizedText {
   std::string text;
   std::vector<int32_t> tokens;
-  // trained[t] = 1: token t is a target, predicted from the tokens before it. trained[0] is 0.
+  // trained[t] = 1: token t is a target, predicted from the tokens before it. The first token of a
+  // sequence is none.
   std::vector<uint8_t> trained;
+  // Several sequences, one behind the other: their lengths. Empty: one.
+  std::vector<int32_t> lengths;
 };
 
 // A template, the tokenizer and the rule for the mask. Immutable; encode may be called from many
@@ -35,6 +38,10 @@ struct TokenizedText {
 // end of turn, trained), so neither the turn's header nor whitespace after the stop is trained.
 // Where the template has {% generation %} blocks they are the spans. The whole text is tokenised
 // once; a token is trained if all its bytes lie in a span.
+//
+// A template that writes earlier turns differently later, or opens an answer otherwise than it
+// writes it, allows no such mask. Then each answer is a sequence of its own, rendered as it is when
+// it is generated (text/spans.h), and trained alone.
 class ConversationEncoder {
  public:
   struct Options {
@@ -54,6 +61,11 @@ class ConversationEncoder {
   // The rendered text alone, no tokens.
   std::string render(const Json& messages, bool add_generation_prompt = false) const;
 
+  // The special tokens that end answers: as the template writes a plain conversation (found on
+  // construction), and those at the ends of a text's trained runs. May be empty.
+  const std::vector<int32_t>& turn_ends() const { return turn_end_ids_; }
+  std::vector<int32_t> trained_ends(const TokenizedText& text) const;
+
   const Tokenizer& tokenizer() const { return tokenizer_; }
   const ChatTemplate& chat_template() const { return template_; }
   const Options& options() const { return options_; }
@@ -61,15 +73,26 @@ class ConversationEncoder {
  private:
   struct Prepared;
   Prepared prepare(const Json& messages, bool add_generation_prompt) const;
+  TokenizedText encode_by_answer(const Prepared& prepared, const std::vector<int64_t>& assistants,
+                                 const std::string& why) const;
+  void append_answer(std::string text, const ChatTemplate::PrefixResult& before,
+                     const Json& message, TokenizedText* out) const;
+  void append_sequence(const std::string& text, const std::vector<ByteRange>& spans,
+                       TokenizedText* out) const;
+  bool close(const std::vector<ByteRange>& specials, ByteRange* span, std::string* text) const;
+  void find_turn_ends();
 
+  std::string turn_end_;  // "" where none was found
+  std::vector<int32_t> turn_end_ids_;
   Tokenizer tokenizer_;
   ChatTemplate template_;
   Options options_;
 };
 
-// Plain text for continued pre-training: every token but the first is trained.
+// Plain text for continued pre-training, with the tokenizer's own special tokens: every token but
+// the first is trained. eos: put behind it unless it ends with it; may be "".
 TokenizedText encode_plain_text(const Tokenizer& tokenizer, std::string text,
-                                bool add_special_tokens = true);
+                                std::string_view eos);
 
 // Colossal-AI's conversation_template JSON: {"chat_template": Jinja text (or a model folder),
 // "system_message": text or null, "stop_ids": [ids], "end_of_assistant": text}.

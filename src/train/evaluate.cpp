@@ -24,16 +24,14 @@ double evaluate_loss(Context& ctx, const models::Decoder& decoder, const data::D
   };
   for (int64_t i = 0; i < dataset.size(); ++i) {
     data::Sample s = dataset.get(i);
-    if (s.trained_count == 0) {
-      dataset.note_untrainable(s);
-      continue;
-    }
+    dataset.note(s);
+    if (s.trained_count == 0) continue;
     if (pending_tokens + s.size() > micro_batch_tokens && !pending.empty()) flush();
     pending_tokens += s.size();
     pending.push_back(std::move(s));
   }
   if (!pending.empty()) flush();
-  dataset.warn_untrainable();
+  dataset.warn_noted();
   return count == 0 ? 0 : sum / static_cast<double>(count);
 }
 
@@ -51,8 +49,10 @@ std::vector<SampleAnswer> sample_answers(Context& ctx, const models::Decoder& de
     while (end > 0 && !s.trained[static_cast<size_t>(end - 1)]) --end;
     int64_t begin = end;
     while (begin > 0 && s.trained[static_cast<size_t>(begin - 1)]) --begin;
-    if (begin == end || begin == 0) continue;
-    const std::vector<int32_t> prompt(s.tokens.begin(), s.tokens.begin() + begin);
+    // The sequence it lies in: the last one.
+    const int64_t start = s.lengths.empty() ? 0 : s.size() - s.lengths.back();
+    if (begin == end || begin == start) continue;
+    const std::vector<int32_t> prompt(s.tokens.begin() + start, s.tokens.begin() + begin);
     const std::vector<int32_t> reference(s.tokens.begin() + begin, s.tokens.begin() + end);
     answers.push_back(
         {tokenizer.decode(prompt), "", tokenizer.decode(reference, /*skip_special_tokens=*/true)});

@@ -15,6 +15,7 @@
 #include "train/run_log.h"
 #include "train/sft_options.h"
 #include "train/supervised_step.h"
+#include "train/text_side.h"
 
 namespace hone::train {
 namespace {
@@ -65,7 +66,9 @@ class Run {
                                                                .memory_limit = o_.arena_limit,
                                                                .warn = warn});
     set_up_tuning(*model_, o_);
-    const data::TextModel text = data::TextModel::load(o_.pretrained, o_.conversation_template);
+    data::TextModelOptions text_options = o_.text;
+    text_options.adapter = o_.adapter;
+    const data::TextModel text = data::TextModel::load(o_.pretrained, text_options);
     const models::ModelConfig& config = model_->config();
     if (text.tokenizer.max_id() >= config.vocab_size) {
       warn(
@@ -77,8 +80,6 @@ class Run {
       say(fmt::format("samples are cut at {} tokens, the model's context (--max_length {})",
                       config.max_position_embeddings, o_.max_length));
     }
-    stop_ids_ = config.eos_token_ids;
-    if (stop_ids_.empty() && text.tokenizer.eos_id()) stop_ids_.push_back(*text.tokenizer.eos_id());
     const auto open = [&](const std::vector<std::string>& paths) {
       data::DatasetOptions d = dataset_options(o_, paths, config);
       d.warn = warn;
@@ -88,6 +89,7 @@ class Run {
       return dataset;
     };
     dataset_ = open(o_.dataset);
+    stop_ids_ = end_ids(config, o_.adapter, text, dataset_->turn_ends());
     if (!o_.eval_dataset.empty()) eval_dataset_ = open(o_.eval_dataset);
     data::LoaderOptions l;
     l.batch_size = o_.batch_size * o_.accumulation_steps;
@@ -255,7 +257,7 @@ class Run {
         return SftEnd::interrupted;
       }
     }
-    dataset_->warn_untrainable();
+    dataset_->warn_noted();
     if (o_.save_steps > 0 && done_ > first_) save(false);
     if (done_ > first_) {
       say(fmt::format("peak memory {:.1f} MiB, {} major page faults after the first step",
@@ -323,11 +325,21 @@ class Run {
         folder_->path() / fmt::format("nonfinite-step-{}.jsonl", m.step);
     std::string lines, where;
     for (const data::Sample& sample : step.samples) {
-      lines += Json({{"tokens", sample.tokens},
-                     {"trained", sample.trained},
-                     {"source", dataset_->location(sample.index)}})
-                   .dump() +
-               "\n";
+      auto begin = static_cast<std::ptrdiff_t>(0);
+      for (int64_t i = 0; i < sample.sequences(); ++i) {
+        const auto end =
+            sample.lengths.empty()
+                ? static_cast<std::ptrdiff_t>(sample.tokens.size())
+                : begin + sample.lengths[static_cast<size_t>(i)];
+        lines += Json({{"tokens", std::vector<int32_t>(sample.tokens.begin() + begin,
+                                                       sample.tokens.begin() + end)},
+                       {"trained", std::vector<uint8_t>(sample.trained.begin() + begin,
+                                                        sample.trained.begin() + end)},
+                       {"source", dataset_->location(sample.index)}})
+                     .dump() +
+                 "\n";
+        begin = end;
+      }
       where += (where.empty() ? "" : ", ") + dataset_->location(sample.index);
     }
     io::write_file_atomically(path, lines);
@@ -392,6 +404,7 @@ class Run {
       io::save_model(folder_->path(), *model_);
       say(fmt::format("saved the model in {}", folder_->path().string()));
     }
+    save_text_side(folder_->path(), o_.pretrained, dataset_->text_model(), stop_ids_);
     if (!log_failed_) log_->sync();
     io::write_file_atomically(folder_->path() / kFinishedFile,
                               Json({{"step", done_}, {"identity", identity()}}).dump(1) + "\n");

@@ -29,7 +29,8 @@ struct SftOptions {
   std::vector<std::string> eval_dataset;
   data::DatasetFormat dataset_format = data::DatasetFormat::kAuto;
   std::string dataset_info;
-  std::string conversation_template;
+  data::TextModelOptions text;  // --conversation_template, --template_kwargs, --eos_token
+  bool append_eos = true;
   std::string system_prompt;
   TrainOn train_on = TrainOn::kAssistant;
   int64_t max_length = 8192;

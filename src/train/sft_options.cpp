@@ -123,7 +123,10 @@ nlohmann::json options_json(const SftOptions& o) {
   j["eval_dataset"] = o.eval_dataset;
   j["dataset_format"] = std::string(data::dataset_format_name(o.dataset_format));
   j["dataset_info"] = o.dataset_info;
-  j["conversation_template"] = o.conversation_template;
+  j["conversation_template"] = o.text.conversation_template;
+  j["template_kwargs"] = o.text.template_kwargs;
+  j["eos_token"] = o.text.eos_token;
+  j["append_eos"] = o.append_eos;
   j["system_prompt"] = o.system_prompt;
   j["train_on"] = o.train_on == TrainOn::kAssistant ? "assistant"
                   : o.train_on == TrainOn::kLast    ? "last"
@@ -274,6 +277,7 @@ data::DatasetOptions dataset_options(const SftOptions& o, const std::vector<std:
   d.max_length = effective_max_length(o, config);
   d.train_on = o.train_on;
   d.system_prompt = o.system_prompt;
+  d.append_eos = o.append_eos;
   d.vocab_limit = config.vocab_size;
   d.threads = o.threads;
   return d;

@@ -19,7 +19,8 @@ namespace {
 struct Flags {
   ModelFlags model;
   SamplingFlags sampling;
-  std::string prompt, system_prompt, conversation_template;
+  data::TextModelOptions text;
+  std::string prompt, system_prompt;
 };
 
 // Text of tokens as they come: what could still change with the next token is held back.
@@ -55,10 +56,16 @@ class Stream {
   size_t shown_ = 0;
 };
 
+data::TextModel load_model_text(const Flags& f) {
+  data::TextModelOptions options = f.text;
+  options.adapter = f.model.adapter;
+  return data::TextModel::load(f.model.pretrained, options);
+}
+
 class Conversation {
  public:
   Conversation(const Flags& f)
-      : text_(data::TextModel::load(f.model.pretrained, f.conversation_template)),
+      : text_(load_model_text(f)),
         options_(f.sampling.o) {
     rollout::check_sampling(options_);
     if (!text_.chat_template)
@@ -68,7 +75,7 @@ class Conversation {
                  f.model.pretrained);
     model_ = f.model.load_to_generate();
     generator_.emplace(model_->context(), model_->decoder());
-    options_.stop_ids = stop_ids(model_->config(), &text_);
+    options_.stop_ids = stop_ids(model_->config(), f.model.adapter, &text_);
     options_.num_samples = 1;
     reader_.emplace(&text_, model_->config().vocab_size, f.system_prompt);
   }
@@ -139,8 +146,7 @@ void add_chat(Cli& cli) {
   c.group("Conversation");
   c.flag("--prompt", f->prompt, "One question, one answer, and the end");
   c.flag("--system_prompt", f->system_prompt, "Put before the conversation");
-  c.flag("--conversation_template", f->conversation_template,
-         "Chat template of the original's JSON form, instead of the model's", "FILE");
+  add_text_flags(c, f->text);
   f->sampling.add(c);
   c.group(kCommonGroup);
   c.config_files();

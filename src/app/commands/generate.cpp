@@ -22,7 +22,8 @@ using Clock = std::chrono::steady_clock;
 struct Flags {
   ModelFlags model;
   SamplingFlags sampling;
-  std::string input, output = "-", conversation_template, system_prompt;
+  data::TextModelOptions text;
+  std::string input, output = "-", system_prompt;
   bool resume = false;
 };
 
@@ -64,9 +65,11 @@ int run(const Flags& f) {
   const auto kept = static_cast<uint64_t>(output.kept());
   const uint64_t skipped = kept == 0 ? 0 : (kept - 1) / samples;  // prompts
   output.begin_at(static_cast<int64_t>(skipped * samples));
-  const auto text = load_text(f.model.pretrained, f.conversation_template);
+  data::TextModelOptions text_options = f.text;
+  text_options.adapter = f.model.adapter;
+  const auto text = load_text(f.model.pretrained, text_options);
   const auto model = f.model.load_to_generate();
-  options.stop_ids = stop_ids(model->config(), text.get());
+  options.stop_ids = stop_ids(model->config(), f.model.adapter, text.get());
   const PromptReader reader(text.get(), model->config().vocab_size, f.system_prompt);
   Context ctx = model->context();
 
@@ -135,8 +138,7 @@ void add_generate(Cli& cli) {
   c.flag("-i,--input", f->input, "JSON lines; -: stdin", "FILE");
   c.flag("-o,--output", f->output, "-: stdout", "FILE");
   c.flag("--resume", f->resume, "Go on where a run of the same flags was ended");
-  c.flag("--conversation_template", f->conversation_template,
-         "Chat template of the original's JSON form, instead of the model's", "FILE");
+  add_text_flags(c, f->text);
   c.flag("--system_prompt", f->system_prompt, "Put before chats that have no system message");
   f->sampling.add(c);
   c.flag("--num_samples", f->sampling.o.num_samples, "Completions of each prompt");

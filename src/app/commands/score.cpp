@@ -1,4 +1,6 @@
 // hone score: the log-prob of every token of a data set.
+#include <limits>
+
 #include "app/commands/commands.h"
 #include "app/json_lines.h"
 #include "app/model_flags.h"
@@ -14,7 +16,8 @@ namespace {
 struct Flags {
   ModelFlags model;
   data::DatasetOptions data;
-  std::string output = "-", conversation_template, format = "auto", train_on = "assistant";
+  data::TextModelOptions text;
+  std::string output = "-", format = "auto", train_on = "assistant", append_eos = "true";
   int64_t micro_batch_tokens = 2048;
 };
 
@@ -44,11 +47,19 @@ class Scorer {
       }
     }
     for (size_t i = 0; i < pending_.size(); ++i) {
-      std::string list = float_list(std::span(logprobs[i]).subspan(1));
-      list.insert(1, list.size() > 2 ? "null," : "null");
-      out_.write(fmt::format("{{\"tokens\":{},\"logprobs\":{},\"trained\":{}}}\n",
-                             int_list<int32_t>(pending_[i].tokens), list,
-                             int_list<uint8_t>(pending_[i].trained)));
+      const data::Sample& s = pending_[i];
+      // The first token of a sequence has none, which is written as what isn't finite is.
+      size_t first = 0;
+      for (int64_t k = 0; k < s.sequences(); ++k) {
+        logprobs[i][first] = std::numeric_limits<float>::quiet_NaN();
+        if (!s.lengths.empty()) first += static_cast<size_t>(s.lengths[static_cast<size_t>(k)]);
+      }
+      const std::string lengths =
+          s.lengths.empty() ? ""
+                            : fmt::format(",\"sequences\":{}", int_list<int32_t>(s.lengths));
+      out_.write(fmt::format("{{\"tokens\":{},\"logprobs\":{},\"trained\":{}{}}}\n",
+                             int_list<int32_t>(s.tokens), float_list(logprobs[i]),
+                             int_list<uint8_t>(s.trained), lengths));
     }
     out_.flush();
     pending_.clear();
@@ -71,11 +82,14 @@ int run(const Flags& f) {
   data::DatasetOptions options = f.data;
   options.format = data::parse_dataset_format(f.format);
   options.train_on = parse_train_on(f.train_on);
+  options.append_eos = f.append_eos == "true";
   options.threads = f.model.threads;
   options.vocab_limit = models::load_model_config(f.model.pretrained).vocab_size;
   options.warn = [](const std::string& line) { say("warning: " + line); };
-  const auto dataset = data::Dataset::open(
-      data::TextModel::load(f.model.pretrained, f.conversation_template), options);
+  data::TextModelOptions text = f.text;
+  text.adapter = f.model.adapter;
+  const auto dataset =
+      data::Dataset::open(data::TextModel::load(f.model.pretrained, text), options);
   Output output(f.output);
   const auto model = f.model.load();
   Context ctx = model->context();
@@ -84,9 +98,11 @@ int run(const Flags& f) {
     data::Sample sample = dataset->get(i);
     if (sample.tokens.empty())
       user_error("dataset", "{}: the sample has no tokens", dataset->location(i));
+    dataset->note(sample);
     scorer.add(std::move(sample));
   }
   scorer.flush();
+  dataset->warn_noted();
   output.finish();
   return 0;
 }
@@ -97,7 +113,9 @@ void add_score(Cli& cli) {
   Command& c = cli.add("score", "the log-probability of every token of a data set",
                        "Writes a line a sample: \"tokens\", \"logprobs\" (of each token given "
                        "those before it; null\n"
-                       "for the first) and \"trained\" (0 or 1: whether hone sft would train it).");
+                       "for the first) and \"trained\" (0 or 1: whether hone sft would train it).\n"
+                       "A conversation that is trained answer by answer is several sequences, one "
+                       "behind the\nother; \"sequences\" has their lengths.");
   const auto f = std::make_shared<Flags>();
   f->data.max_length = 0;
   f->model.add(c);
@@ -109,9 +127,10 @@ void add_score(Cli& cli) {
            {"auto", "messages", "sharegpt", "alpaca", "prompt_completion", "qa", "text", "tokens"},
            "What a record is");
   c.flag("--dataset_info", f->data.dataset_info, "LLaMA-Factory's dataset_info.json", "FILE");
-  c.flag("--conversation_template", f->conversation_template,
-         "Chat template of the original's JSON form, instead of the model's", "FILE");
+  add_text_flags(c, f->text);
   c.flag("--system_prompt", f->data.system_prompt, "Put before chats that have no system message");
+  c.choice("--append_eos", f->append_eos, {"true", "false"},
+           "The end-of-text token behind plain texts");
   c.choice("--train_on", f->train_on, {"assistant", "last", "all"}, "What \"trained\" means");
   c.flag("--max_length,--max_len", f->data.max_length,
          "Tokens of a sample, cut on the right; 0: not cut");

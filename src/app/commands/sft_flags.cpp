@@ -3,6 +3,7 @@
 #include <filesystem>
 #include <nlohmann/json.hpp>
 
+#include "app/model_flags.h"
 #include "app/units.h"
 #include "app/version.h"
 #include "core/error.h"
@@ -21,7 +22,8 @@ struct SftFlags {
   train::SftOptions o;
   // What needs a look before it is an option.
   std::string dtype = "auto", mixed_precision = "bf16", dataset_format = "auto";
-  std::string train_on = "assistant", shuffle = "true", lr_scheduler = "cosine";
+  std::string train_on = "assistant", shuffle = "true", append_eos = "true";
+  std::string lr_scheduler = "cosine";
   std::string warmup_steps, memory, resume, on_nonfinite = "stop", on_save_error = "stop";
   std::vector<std::string> lora_target = {"all-linear"}, lora_layers, no_decay, freeze;
   std::string lora_config, config_file, tokenizer_dir;
@@ -55,8 +57,9 @@ void add_model_and_data(Command& c, SftFlags& f) {
            "What a record is");
   c.flag("--dataset_info", o.dataset_info,
          "LLaMA-Factory's dataset_info.json: then --dataset takes names in it", "FILE");
-  c.flag("--conversation_template", o.conversation_template,
-         "Chat template of the original's JSON form, instead of the model's", "FILE");
+  add_text_flags(c, o.text);
+  c.choice("--append_eos", f.append_eos, {"true", "false"},
+           "The end-of-text token behind plain texts ({\"text\"}, {\"prompt\", \"completion\"})");
   c.flag("--system_prompt", o.system_prompt, "Put before chats that have no system message");
   c.choice("--train_on", f.train_on, {"assistant", "last", "all"},
            "Tokens that are trained: assistant turns, the last of them, or every token");
@@ -423,6 +426,7 @@ SftRequest sft_request(const Command& c, const SftFlags& f, bool need_data) {
     o.train_on = TrainOn::kAll;
   }
   o.shuffle = f.shuffle == "true";
+  o.append_eos = f.append_eos == "true";
   o.lr_scheduler = f.lr_scheduler == "cosine"   ? optim::Schedule::cosine
                    : f.lr_scheduler == "linear" ? optim::Schedule::linear
                                                 : optim::Schedule::constant;

@@ -42,9 +42,22 @@ std::string describe(const data::Dataset& dataset, const data::Sample& sample, b
   std::string out = fmt::format("sample {} ({}): {} tokens, {} trained{}\n", sample.index + 1,
                                 dataset.location(sample.index), sample.size(), sample.trained_count,
                                 sample.cut ? fmt::format(", cut at {}", sample.size()) : "");
+  if (!sample.lengths.empty())
+    out += fmt::format("{} answers, each trained as a sequence of its own\n", sample.sequences());
   const std::string_view on = color ? kTrainedColor : "[[", off = color ? kReset : "]]";
   bool inside = false;
+  std::vector<size_t> begins;  // of the second sequence and those after it
+  for (size_t i = 0, at = 0; i + 1 < sample.lengths.size(); ++i)
+    begins.push_back(at += static_cast<size_t>(sample.lengths[i]));
+  const auto begins_at = [&](size_t t) {
+    return std::find(begins.begin(), begins.end(), t) != begins.end();
+  };
   for (size_t t = 0; t < sample.tokens.size(); ++t) {
+    if (begins_at(t)) {
+      if (inside) out += off;
+      inside = false;
+      out += "\n\n";
+    }
     if ((sample.trained[t] != 0) != inside) {
       inside = !inside;
       out += inside ? on : off;
@@ -56,6 +69,7 @@ std::string describe(const data::Dataset& dataset, const data::Sample& sample, b
   for (size_t t = 0; t < sample.tokens.size(); ++t) {
     const bool trained = sample.trained[t] != 0;
     std::string text = escaped_text(tokenizer.token_bytes(sample.tokens[t]));
+    if (begins_at(t)) out += '\n';
     if (color && trained) text = fmt::format("{}{}{}", kTrainedColor, text, kReset);
     out += fmt::format("{:6} {} {:7}  {}\n", t, trained ? '*' : ' ', sample.tokens[t], text);
   }
@@ -74,7 +88,10 @@ std::string json_line(const std::string& text, const data::Sample& sample) {
     if (t > 0) out += ',';
     out += sample.trained[t] ? '1' : '0';
   }
-  return out + "]}\n";
+  out += ']';
+  for (size_t i = 0; i < sample.lengths.size(); ++i)
+    out += fmt::format("{}{}", i == 0 ? ",\"sequences\":[" : ",", sample.lengths[i]);
+  return out + (sample.lengths.empty() ? "}\n" : "]}\n");
 }
 
 void write(std::FILE* out, std::string_view text) {
@@ -88,7 +105,7 @@ int run_show(const ShowOptions& options, std::FILE* out) {
   data::DatasetOptions data_options = options.data;
   data_options.check_bytes = 0;  // what is shown is checked by showing it
   const auto dataset = data::Dataset::open(
-      data::TextModel::load(options.pretrained, options.conversation_template), data_options);
+      data::TextModel::load(options.pretrained, options.text), data_options);
   int64_t count = options.num_samples;
   if (count < 0) count = options.json ? 0 : 3;
   if (count == 0) count = dataset->size();

@@ -11,7 +11,7 @@ namespace hone::app {
 
 struct ShowOptions {
   std::string pretrained;             // model folder; no weights needed
-  std::string conversation_template;  // JSON file, or ""
+  data::TextModelOptions text;
   data::DatasetOptions data;          // add_generation_prompt is one of these
   int64_t num_samples = -1;           // 0 = all; -1 = all for json, else 3
   bool json = false;                  // one line a sample: {"text", "tokens", "trained"}

@@ -2,6 +2,7 @@
 #include "app/commands/commands.h"
 #include "app/commands/show.h"
 #include "app/commands/tokenize.h"
+#include "app/model_flags.h"
 #include "app/terminal.h"
 #include "app/version.h"
 #include "core/error.h"
@@ -11,7 +12,7 @@ namespace {
 
 struct ShowFlags {
   ShowOptions o;
-  std::string format = "auto", train_on = "assistant", color = "auto";
+  std::string format = "auto", train_on = "assistant", color = "auto", append_eos = "true";
 };
 
 int run_show_flags(const ShowFlags& f) {
@@ -21,6 +22,7 @@ int run_show_flags(const ShowFlags& f) {
   ShowOptions options = f.o;
   options.data.format = data::parse_dataset_format(f.format);
   options.data.train_on = parse_train_on(f.train_on);
+  options.data.append_eos = f.append_eos == "true";
   options.data.warn = [](const std::string& line) { say("warning: " + line); };
   options.color = f.color == "always"  ? ShowOptions::Color::kAlways
                   : f.color == "never" ? ShowOptions::Color::kNever
@@ -42,9 +44,10 @@ void add_show(Cli& cli) {
            {"auto", "messages", "sharegpt", "alpaca", "prompt_completion", "qa", "text", "tokens"},
            "What a record is");
   c.flag("--dataset_info", d.dataset_info, "LLaMA-Factory's dataset_info.json", "FILE");
-  c.flag("--conversation_template", f->o.conversation_template,
-         "Chat template of the original's JSON form, instead of the model's", "FILE");
+  add_text_flags(c, f->o.text);
   c.flag("--system_prompt", d.system_prompt, "Put before chats that have no system message");
+  c.choice("--append_eos", f->append_eos, {"true", "false"},
+           "The end-of-text token behind plain texts");
   c.choice("--train_on", f->train_on, {"assistant", "last", "all"}, "Tokens that are trained");
   c.flag("--max_length,--max_len", d.max_length,
          "Tokens of a sample, cut on the right; 0: not cut");
