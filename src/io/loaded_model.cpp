@@ -4,6 +4,7 @@
 #include <cstring>
 #include <nlohmann/json.hpp>
 #include <set>
+#include <unordered_map>
 
 #include <fmt/ranges.h>
 
@@ -56,6 +57,14 @@ std::string shape_text(const std::vector<int64_t>& shape) {
 }
 
 int thread_count(int asked) { return asked > 0 ? asked : available_threads(); }
+
+using LayersByModule = std::unordered_map<std::string_view, const AdapterLayer*>;
+
+LayersByModule by_module(const Adapter& adapter) {
+  LayersByModule layers;
+  for (const AdapterLayer& layer : adapter.layers) layers[layer.module] = &layer;
+  return layers;
+}
 
 // The base's config.json with the type that the weights now have, and whether the head is tied.
 void write_config(const std::filesystem::path& folder, const LoadedModel& model) {
@@ -235,13 +244,12 @@ std::vector<nn::Linear*> LoadedModel::load_adapter(const std::filesystem::path& 
   for (const std::string& note : adapter_values_->notes)
     if (options_.warn) options_.warn(note);
   const AdapterRules rules(adapter_values_->config);
+  const auto layers = by_module(*adapter_values_);
   std::vector<std::pair<nn::Linear*, int64_t>> matched;
   std::set<std::string> taken;
   for (nn::Linear* l : decoder_->linears()) {
-    const auto& layers = adapter_values_->layers;
-    const auto it = std::find_if(layers.begin(), layers.end(),
-                                 [&](const AdapterLayer& a) { return a.module == l->path; });
-    if (it == layers.end()) {
+    const auto found = layers.find(l->path);
+    if (found == layers.end()) {
       if (rules.targets(l->path)) {
         user_error(
             "adapter",
@@ -257,14 +265,15 @@ std::vector<nn::Linear*> LoadedModel::load_adapter(const std::filesystem::path& 
                  "together",
                  folder.string(), l->path);
     }
-    if (it->in != l->in || it->out != l->out) {
+    const AdapterLayer* layer = found->second;
+    if (layer->in != l->in || layer->out != l->out) {
       user_error("adapter",
                  "{}: the adapter of {} is for a layer [{}, {}], but the base model's is [{}, {}]; "
                  "it was made for another model",
-                 folder.string(), l->path, it->out, it->in, l->out, l->in);
+                 folder.string(), l->path, layer->out, layer->in, l->out, l->in);
     }
     taken.insert(l->path);
-    matched.emplace_back(l, it->rank);
+    matched.emplace_back(l, layer->rank);
   }
   for (const AdapterLayer& a : adapter_values_->layers) {
     if (!taken.contains(a.module)) {
@@ -372,14 +381,13 @@ void LoadedModel::load(uint64_t init_seed, bool copy_weights) {
     load_parameter(id, copy);
   }
   if (options_.meta) return;
+  const auto layers = adapter_values_ ? by_module(*adapter_values_) : LayersByModule();
   for (nn::Linear* l : adapted_) {
     if (!adapter_values_) {
       nn::init_lora(params_, *l, init_seed);
       continue;
     }
-    const auto& layers = adapter_values_->layers;
-    const auto it = std::find_if(layers.begin(), layers.end(),
-                                 [&](const AdapterLayer& a) { return a.module == l->path; });
+    const AdapterLayer& layer = *layers.at(l->path);
     const auto fill = [this](ParamId id, const std::vector<float>& from) {
       const View v = params_.value(id).view();
       for (size_t i = 0; i < from.size(); ++i) {
@@ -390,8 +398,8 @@ void LoadedModel::load(uint64_t init_seed, bool copy_weights) {
         }
       }
     };
-    fill(l->params.lora->a, it->a);
-    fill(l->params.lora->b, it->b);
+    fill(l->params.lora->a, layer.a);
+    fill(l->params.lora->b, layer.b);
   }
   adapter_values_.reset();
 }

@@ -92,6 +92,8 @@ void decide_head(CheckpointReader& reader, models::ModelConfig& config,
   if (embedding == nullptr) {
     reader.rename({{std::string(kHead), std::string(kEmbedding)}});
   } else if (equal_values(*head, *embedding)) {
+    // Its pages were read for this and are not again.
+    reader.file_of(kHead).map().advise(MappedFile::Advice::dont_need, head->offset, head->bytes);
     reader.leave_out(kHead);
   } else {
     config.tie_word_embeddings = false;
