@@ -372,8 +372,11 @@ TEST(Sft, AnAdaptersCheckpointCanBeUsed) {
   const std::vector<double> result = logits("out");
   EXPECT_EQ(logits("out/checkpoints/step-4"), result);
   EXPECT_GT(error(logits("out/checkpoints/step-2"), result), 1e-4);
-  EXPECT_EQ(read_file(w / "out/checkpoints/step-4/adapter_config.json"),
-            read_file(w / "out/adapter_config.json"));
+  for (const std::string name :
+       {"adapter_config.json", "generation_config.json", "chat_template.jinja"}) {
+    EXPECT_NE(read_file(w / "out" / name), "") << name;
+    EXPECT_EQ(read_file(w / "out/checkpoints/step-4" / name), read_file(w / "out" / name)) << name;
+  }
   const std::string half = " --adapter out/checkpoints/step-2";
   EXPECT_EQ(w.hone("merge" + base + half + " --output merged").code, 0);
   EXPECT_EQ(w.hone("sft" + base + half + data + " --max_steps 1 --save_dir more").code, 0);

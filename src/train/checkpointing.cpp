@@ -27,7 +27,8 @@ void for_each_state(io::LoadedModel& model, const optim::AdamW& adamw, F&& fn) {
 
 std::filesystem::path save_checkpoint(const std::filesystem::path& checkpoints, int64_t step,
                                       io::LoadedModel& model, const optim::AdamW& adamw,
-                                      const nlohmann::json& state, int save_total_limit) {
+                                      const nlohmann::json& state,
+                                      const io::CheckpointOptions& options) {
   const bool adapter = model.adapter_config().has_value();
   const std::string weights = adapter ? "adapter_model.safetensors" : "model.safetensors";
   std::vector<io::StateTensor> tensors;
@@ -57,9 +58,10 @@ std::filesystem::path save_checkpoint(const std::filesystem::path& checkpoints, 
                        .file = weights});
   }
   return io::write_checkpoint(checkpoints, step, tensors, state,
-                              {.save_total_limit = save_total_limit,
+                              {.save_total_limit = options.save_total_limit,
                                .write_more = [&](const std::filesystem::path& folder) {
                                  io::save_files_beside_weights(folder, model);
+                                 if (options.write_more) options.write_more(folder);
                                }});
 }
 

@@ -14,10 +14,12 @@ namespace hone::train {
 // Values of the trained parameters (their fp32 masters where they have one) and the optimizer's
 // state. The values lie in a file that PEFT and transformers read, in a folder that they and
 // hone take like any: adapter_model.safetensors with the adapter's config, or model.safetensors
-// with what isn't trained and the files of the base. Returns the checkpoint's folder.
+// with what isn't trained and the files of the base; options.write_more follows these. Returns the
+// checkpoint's folder.
 std::filesystem::path save_checkpoint(const std::filesystem::path& checkpoints, int64_t step,
                                       io::LoadedModel& model, const optim::AdamW& adamw,
-                                      const nlohmann::json& state, int save_total_limit);
+                                      const nlohmann::json& state,
+                                      const io::CheckpointOptions& options);
 
 // Restores model and optimizer. UserError if the checkpoint is of another set-up.
 void restore_checkpoint(const io::TrainingCheckpoint& checkpoint, Context& ctx,

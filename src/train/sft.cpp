@@ -327,10 +327,8 @@ class Run {
     for (const data::Sample& sample : step.samples) {
       auto begin = static_cast<std::ptrdiff_t>(0);
       for (int64_t i = 0; i < sample.sequences(); ++i) {
-        const auto end =
-            sample.lengths.empty()
-                ? static_cast<std::ptrdiff_t>(sample.tokens.size())
-                : begin + sample.lengths[static_cast<size_t>(i)];
+        const auto end = sample.lengths.empty() ? static_cast<std::ptrdiff_t>(sample.tokens.size())
+                                                : begin + sample.lengths[static_cast<size_t>(i)];
         lines += Json({{"tokens", std::vector<int32_t>(sample.tokens.begin() + begin,
                                                        sample.tokens.begin() + end)},
                        {"trained", std::vector<uint8_t>(sample.trained.begin() + begin,
@@ -366,7 +364,7 @@ class Run {
     try {
       if (!log_failed_) log_->sync();
       if (done_ > first_) {
-        save_checkpoint(folder_->checkpoints(), done_, *model_, *adamw_, state(), 0);
+        write_checkpoint(/*save_total_limit=*/0);
       }
       return true;
     } catch (const RuntimeError& e) {
@@ -383,11 +381,21 @@ class Run {
             {"config", options_json(o_)}};
   }
 
+  std::filesystem::path write_checkpoint(int save_total_limit) {
+    return save_checkpoint(
+        folder_->checkpoints(), done_, *model_, *adamw_, state(),
+        {.save_total_limit = save_total_limit,
+         .write_more = [this](const std::filesystem::path& folder) { write_text_side(folder); }});
+  }
+
+  void write_text_side(const std::filesystem::path& folder) const {
+    save_text_side(folder, o_.pretrained, dataset_->text_model(), stop_ids_);
+  }
+
   void save(bool interrupted) {
     try {
       log_->sync();
-      const auto folder = save_checkpoint(folder_->checkpoints(), done_, *model_, *adamw_, state(),
-                                          o_.save_total_limit);
+      const auto folder = write_checkpoint(o_.save_total_limit);
       say(fmt::format("saved {}", folder.string()));
     } catch (const RuntimeError& e) {
       if (o_.on_save_error == OnSaveError::stop || interrupted) throw;
@@ -404,7 +412,7 @@ class Run {
       io::save_model(folder_->path(), *model_);
       say(fmt::format("saved the model in {}", folder_->path().string()));
     }
-    save_text_side(folder_->path(), o_.pretrained, dataset_->text_model(), stop_ids_);
+    write_text_side(folder_->path());
     if (!log_failed_) log_->sync();
     io::write_file_atomically(folder_->path() / kFinishedFile,
                               Json({{"step", done_}, {"identity", identity()}}).dump(1) + "\n");

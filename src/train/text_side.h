@@ -18,8 +18,8 @@ namespace hone::train {
 std::vector<int32_t> end_ids(const models::ModelConfig& config, const std::string& adapter,
                              const data::TextModel& text, const std::vector<int32_t>& turn_ends);
 
-// Writes generation_config.json (the base's, with eos_token_id) and, where there is a chat template,
-// chat_template.jinja. Whole or not at all, file by file.
+// Writes generation_config.json (the base's, with eos_token_id) and, where there is a chat
+// template, chat_template.jinja. Whole or not at all, file by file.
 void save_text_side(const std::filesystem::path& folder, const std::filesystem::path& base,
                     const data::TextModel& text, const std::vector<int32_t>& end_ids);
 
