@@ -261,13 +261,14 @@ TEST(Conversation, ThoughtsThatTheTemplateDropsAreTrained) {
   // None: what the prompt has opened is closed.
   EXPECT_EQ(answer(say("assistant", "A")), before + "[[\n</think>\n\nA<|im_end|>]]");
   // Earlier thoughts aren't in a later prompt.
-  const std::vector<std::string> both = sequences_of(
-      e, {say("user", "U"), say("assistant", "<think>\nx\n</think>\n\nA"), say("user", "V"),
-          say("assistant", "<think>\ny\n</think>\n\nB")});
+  const std::vector<std::string> both =
+      sequences_of(e, {say("user", "U"), say("assistant", "<think>\nx\n</think>\n\nA"),
+                       say("user", "V"), say("assistant", "<think>\ny\n</think>\n\nB")});
   ASSERT_EQ(both.size(), 2u);
-  EXPECT_EQ(both[1], "<|im_start|>user\nU<|im_end|><|im_start|>assistant\n\n\nA<|im_end|>"
-                     "<|im_start|>user\nV<|im_end|><|im_start|>assistant\n<think>\n"
-                     "[[y\n</think>\n\nB<|im_end|>]]");
+  EXPECT_EQ(both[1],
+            "<|im_start|>user\nU<|im_end|><|im_start|>assistant\n\n\nA<|im_end|>"
+            "<|im_start|>user\nV<|im_end|><|im_start|>assistant\n<think>\n"
+            "[[y\n</think>\n\nB<|im_end|>]]");
   // Turned off by a variable of the template, so closed by the prompt.
   const std::string closes = std::string(kOpensThought)
                                  .replace(kOpensThought.rfind("<think>\n"), 8,
@@ -281,6 +282,78 @@ TEST(Conversation, ThoughtsThatTheTemplateDropsAreTrained) {
                 "[[A<|im_end|>]]"});
 }
 
+TEST(Conversation, NoTemplateLosesAThought) {
+  Json field = say("assistant", "A"), same = say("assistant", "4");
+  field["reasoning_content"] = "hm";
+  same["thinking"] = "4";
+  const Json inside = say("assistant", "<think>\nhm\n</think>\n\nA");
+  const auto answer = [](const std::string& source, const Json& message) {
+    const std::vector<std::string> all =
+        sequences_of(encoder(bytes(), source), {say("user", "U"), message});
+    return all.empty() ? std::string("whole") : all[0].substr(all[0].find("assistant\n") + 10);
+  };
+  // A template that knows no thoughts: that of a field stands before the answer.
+  EXPECT_EQ(answer(kChatMl, field), "[[<think>\nhm\n</think>\n\nA<|im_end|>]]\n");
+  EXPECT_EQ(answer(kChatMl, same), "[[<think>\n4\n</think>\n\n4<|im_end|>]]\n");
+  EXPECT_EQ(answer(kChatMl, inside), "whole");
+  // One that drops them, and whose prompt opens none: it goes on after the turn's header.
+  const std::string drops = std::string(kOpensThought).erase(kOpensThought.rfind("<think>\n"), 8);
+  EXPECT_EQ(answer(drops, inside), "[[<think>\nhm\n</think>\n\nA<|im_end|>]]");
+  EXPECT_EQ(answer(drops, say("assistant", "A")), "whole");
+  // Gemma's marks.
+  const std::string channel = std::string(kChatMl) + "{# <|channel>thought <channel|> #}";
+  EXPECT_EQ(answer(channel, field), "[[<|channel>thought\nhm\n<channel|>\n\nA<|im_end|>]]\n");
+  // One that writes an empty thought before a content which has its own.
+  const std::string empty =
+      "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.role == 'assistant' %}<think>\n"
+      "{{ m.reasoning_content }}\n</think>\n\n{% endif %}{{ m.content }}<|im_end|>{% endfor %}"
+      "{% if add_generation_prompt %}<|im_start|>assistant\n<think>\n{% endif %}";
+  EXPECT_EQ(answer(empty, inside), "<think>\n[[hm\n</think>\n\nA<|im_end|>]]");
+  EXPECT_EQ(answer(empty, field), "whole");
+  // The turn ends behind the answer, whatever the template writes at the end of a text.
+  const std::string ends =
+      std::string(kChatMl).insert(std::string(kChatMl).rfind("{% endif %}"), "{% else %}</s>");
+  EXPECT_EQ(answer(ends, field), "[[<think>\nhm\n</think>\n\nA<|im_end|>]]\n</s>");
+  // A prompt that has closed the thought leaves no place for one.
+  const std::string closed =
+      std::string(kOpensThought)
+          .replace(kOpensThought.rfind("<think>\n"), 8, "<think>\n\n</think>\n\n");
+  EXPECT_EQ(answer(closed, inside), "<think>\n\n</think>\n\n[[A<|im_end|>]]");
+  EXPECT_EQ(answer(closed, field), "<think>\n\n</think>\n\n[[A<|im_end|>]]");
+}
+
+// What stands before an answer may be written differently once it is there: the prompt is what it
+// is when the answer is asked for.
+TEST(Conversation, ThePromptIsThatOfTheQuestion) {
+  const std::string counts =
+      "{{ messages|length }}{% for m in messages %}{{ m.content }}<|im_end|>{% endfor %}";
+  EXPECT_EQ(sequences_of(encoder(bytes(), counts), {say("user", "U"), say("assistant", "A"),
+                                                    say("user", "V"), say("assistant", "B")}),
+            (std::vector<std::string>{"1U<|im_end|>[[A<|im_end|>]]",
+                                      "3U<|im_end|>A<|im_end|>V<|im_end|>[[B<|im_end|>]]"}));
+}
+
+// The tokens of a prompt don't change with the answer, be they others in the whole text.
+TEST(Conversation, ThePromptHasTheTokensItIsAskedWith) {
+  const Tokenizer tokenizer = [] {
+    Json json = Json::parse(train_bpe(
+        {}, {.vocab_size = 256 + 3, .special_tokens = {"<|im_start|>", "<|im_end|>", "<think>"}}));
+    const std::string line = "\xC4\x8A";  // how byte-level vocabularies spell a line's end
+    json["model"]["vocab"][line + line] = 256 + 3;
+    json["model"]["merges"] = Json::array({Json::array({line, line})});
+    return Tokenizer::from_json(json.dump());
+  }();
+  ASSERT_EQ(tokenizer.encode("\n\n").size(), 1u);
+  const ConversationEncoder e = encoder(tokenizer, kOpensThought);
+  const TokenizedText x = e.encode({say("user", "U"), say("assistant", "A")});
+  const std::vector<int32_t> prompt =
+      tokenizer.encode("<|im_start|>user\nU<|im_end|><|im_start|>assistant\n<think>\n");
+  std::vector<int32_t> want = prompt;
+  for (const int32_t id : tokenizer.encode("\n</think>\n\nA<|im_end|>")) want.push_back(id);
+  EXPECT_EQ(x.tokens, want);
+  for (size_t t = 0; t < x.trained.size(); t++) EXPECT_EQ(x.trained[t], t >= prompt.size()) << t;
+}
+
 TEST(Conversation, ATurnThatTheNextOneEndsIsClosed) {
   // As GLM writes: no token behind an answer but the next role's.
   const std::string roles =
@@ -288,8 +361,8 @@ TEST(Conversation, ATurnThatTheNextOneEndsIsClosed) {
       "{{ m.content }}{% endfor %}"
       "{% if add_generation_prompt %}<|im_end|>{% endif %}";
   const auto e = encoder(bytes(), roles);
-  const TokenizedText x = e.encode(
-      {say("user", "U"), say("assistant", "A"), say("user", "V"), say("assistant", "B")});
+  const TokenizedText x =
+      e.encode({say("user", "U"), say("assistant", "A"), say("user", "V"), say("assistant", "B")});
   EXPECT_EQ(x.text, "<|im_start|>U<|im_end|>A<|im_start|>V<|im_end|>B<|im_start|>");
   EXPECT_EQ(x.trained, (std::vector<uint8_t>{0, 0, 0, 1, 1, 0, 0, 1, 1}));
 }
@@ -297,15 +370,15 @@ TEST(Conversation, ATurnThatTheNextOneEndsIsClosed) {
 TEST(Conversation, EndsOfTurnsAreFound) {
   EXPECT_EQ(encoder(bytes(), kChatMl).turn_ends(),
             std::vector<int32_t>{*bytes().id_of("<|im_end|>")});
-  EXPECT_TRUE(encoder(bytes(), "{% for m in messages %}{{ m.content }}\n{% endfor %}")
-                  .turn_ends()
-                  .empty());
+  EXPECT_TRUE(
+      encoder(bytes(), "{% for m in messages %}{{ m.content }}\n{% endfor %}").turn_ends().empty());
 }
 
 TEST(Conversation, WhatCantBeMaskedIsRefused) {
-  // The messages before it are written differently once the answer is there.
+  // A prompt that is not how a turn begins.
   const std::string counts =
-      "{{ messages|length }}{% for m in messages %}{{ m.content }}<|im_end|>{% endfor %}";
+      "{% for m in messages %}{{ m.content }}<|im_end|>{% endfor %}"
+      "{% if add_generation_prompt %}Answer: {% endif %}";
   const Json two = {say("user", "U"), say("assistant", "A"), say("user", "V"),
                     say("assistant", "B")};
   EXPECT_NE(refusal(encoder(bytes(), counts), two).find("--train_on all"), std::string::npos);

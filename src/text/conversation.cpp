@@ -171,9 +171,14 @@ TokenizedText ConversationEncoder::encode(const Json& input, bool add_generation
     for (const int64_t i : assistants) {
       text_spans::Turn turn{.before = &results[next++], .through = nullptr};
       if (i + 1 < count || add_generation_prompt) turn.through = &results[next++];
-      const std::string why = text_spans::find_span(out.text, specials, messages[i], turn,
-                                                    &spans.emplace_back());
+      const std::string why =
+          text_spans::find_span(out.text, specials, messages[i], turn, &spans.emplace_back());
       if (!why.empty()) return encode_by_answer(prepared, assistants, why);
+      const ByteRange& span = spans.back();
+      const auto written = std::string_view(out.text).substr(
+          static_cast<size_t>(span.begin), static_cast<size_t>(span.end - span.begin));
+      if (!text_spans::keeps_thought(written, messages[i]))
+        return encode_by_answer(prepared, assistants, "a thought is left out");
     }
     const bool ends = !assistants.empty() && assistants.back() + 1 == count;
     if (ends && !add_generation_prompt && close(specials, &spans.back(), &out.text)) {
@@ -212,7 +217,8 @@ TokenizedText ConversationEncoder::encode_by_answer(const Prepared& prepared,
     ChatTemplate::PrefixResult& through = results[3 * k + 2];
     const ChatTemplate::PrefixResult* before = &results[3 * k + 1];
     if (!through.error.empty()) failed("it can't be rendered: " + through.error);
-    if (!before->error.empty()) failed("the messages before it can't be rendered: " + before->error);
+    if (!before->error.empty())
+      failed("the messages before it can't be rendered: " + before->error);
     if (template_.has_generation_blocks()) {
       append_sequence(through.rendered.text, behind(results[3 * k], through.rendered.generation),
                       &out);
@@ -221,18 +227,19 @@ TokenizedText ConversationEncoder::encode_by_answer(const Prepared& prepared,
     // Without messages some templates write nothing, others fail.
     const std::string& header = results[3 * k].rendered.text;
     std::string text;
+    const std::string last = assistants[k] > 0
+                                 ? text_spans::content_of(prepared.messages[assistants[k] - 1])
+                                 : std::string();
     const std::string reason = text_spans::answer_text(
         {.header = header, .before = before->rendered.text, .through = through.rendered.text},
-        message, special_ranges(tokenizer_, tokenizer_.encode_with_ranges(through.rendered.text)),
-        &text);
+        message, last, template_.source(), &text);
     if (!reason.empty()) failed(reason);
     append_answer(std::move(text), *before, message, &out);
   }
   return out;
 }
 
-void ConversationEncoder::append_answer(std::string text,
-                                        const ChatTemplate::PrefixResult& before,
+void ConversationEncoder::append_answer(std::string text, const ChatTemplate::PrefixResult& before,
                                         const Json& message, TokenizedText* out) const {
   const text_spans::Turn turn{.before = &before, .through = nullptr};
   ByteRange span;
@@ -241,7 +248,25 @@ void ConversationEncoder::append_answer(std::string text,
   const std::string why = text_spans::find_span(text, specials, message, turn, &span);
   HONE_CHECK(why.empty(), "the answer begins behind its prompt");
   close(specials, &span, &text);
-  append_sequence(text, {span}, out);
+  // As when it is generated: the prompt's tokens, then those of the answer.
+  std::vector<int32_t> tokens = tokenizer_.encode(before.rendered.text);
+  const size_t prompt = tokens.size();
+  const std::vector<int32_t> whole = tokenizer_.encode(text);
+  if (std::ranges::mismatch(tokens, whole).in1 == tokens.end())
+    return append_sequence(text, {span}, out);
+  // A token of the whole text goes over the border.
+  const std::string answer =
+      text.substr(static_cast<size_t>(span.begin), static_cast<size_t>(span.end - span.begin));
+  const std::vector<int32_t> words = tokenizer_.encode(answer);
+  tokens.insert(tokens.end(), words.begin(), words.end());
+  std::string written;
+  for (const int32_t id : tokens) written += tokenizer_.token_bytes(id);
+  if (written != before.rendered.text + answer) return append_sequence(text, {span}, out);
+  out->text += written;
+  out->trained.resize(out->trained.size() + prompt, 0);
+  out->trained.resize(out->trained.size() + words.size(), 1);
+  out->tokens.insert(out->tokens.end(), tokens.begin(), tokens.end());
+  out->lengths.push_back(static_cast<int32_t>(tokens.size()));
 }
 
 // Where a template ends a turn by beginning the next one, the last turn of a text has no end: it
@@ -286,8 +311,9 @@ void ConversationEncoder::find_turn_ends() {
       if (!tokenizer_.is_special(encoding.ids[t]) ||
           encoding.ranges[t].begin < static_cast<int64_t>(answer))
         continue;
-      turn_end_ = text.substr(static_cast<size_t>(encoding.ranges[t].begin),
-                              static_cast<size_t>(encoding.ranges[t].end - encoding.ranges[t].begin));
+      turn_end_ =
+          text.substr(static_cast<size_t>(encoding.ranges[t].begin),
+                      static_cast<size_t>(encoding.ranges[t].end - encoding.ranges[t].begin));
       break;
     }
     turn_end_ids_ = trained_ends(encode(talk));
@@ -308,7 +334,8 @@ std::vector<int32_t> ConversationEncoder::trained_ends(const TokenizedText& text
   return ids;
 }
 
-TokenizedText encode_plain_text(const Tokenizer& tokenizer, std::string text, std::string_view eos) {
+TokenizedText encode_plain_text(const Tokenizer& tokenizer, std::string text,
+                                std::string_view eos) {
   TokenizedText out;
   if (!text.ends_with(eos)) text += eos;
   out.tokens = tokenizer.encode(text, /*add_special_tokens=*/true);

@@ -52,57 +52,104 @@ int64_t content_end(std::string_view turn, const Json& message) {
 
 // ---- thoughts
 
-constexpr std::string_view kOpen = "<think>", kClose = "</think>";
+// How templates and models write thoughts.
+struct ThoughtMarks {
+  std::string_view open, close;
+};
+constexpr ThoughtMarks kThoughtMarks[] = {{"<think>", "</think>"},
+                                          {"[THINK]", "[/THINK]"},
+                                          {"<|channel>thought", "<channel|>"},
+                                          {"<|START_THINKING|>", "<|END_THINKING|>"}};
 
-// A message's thought and where its answer begins in its content.
+bool has(std::string_view text, std::string_view part) {
+  return text.find(part) != std::string_view::npos;
+}
+
+// The first marks of which one (open or close) is in the text, or null.
+const ThoughtMarks* marks_in(std::string_view text, std::string_view ThoughtMarks::*which) {
+  const auto it = std::find_if(std::begin(kThoughtMarks), std::end(kThoughtMarks),
+                               [&](const ThoughtMarks& m) { return has(text, m.*which); });
+  return it == std::end(kThoughtMarks) ? nullptr : it;
+}
+
+std::string_view text_field(const Json& message, const char* name) {
+  const auto it = message.find(name);
+  const auto* text = it != message.end() ? it->get_ptr<const std::string*>() : nullptr;
+  return text != nullptr ? std::string_view(*text) : std::string_view();
+}
+
+// A message's thought and its answer. Views of the message.
 struct Thought {
-  bool there = false;
-  std::string raw;        // what stands between the tags
-  std::string inner;      // the same without white space around it
-  std::string separator;  // white space behind the closing tag
+  std::string_view inner;       // without white space around it; "": it has none
+  std::string_view answer;      // the content, or what stands behind the thought in it
+  std::string_view in_content;  // the thought as the content has it, with its marks and the white
+                                // space behind; "": it is a field of its own
+  const ThoughtMarks* marks = nullptr;  // of in_content
 };
 
 Thought thought_of(const Json& message) {
   Thought t;
-  t.separator = "\n\n";
+  t.answer = text_field(message, "content");
   for (const char* field : {"reasoning_content", "reasoning", "thinking"}) {
-    const auto it = message.find(field);
-    if (it == message.end() || !it->is_string()) continue;
-    t.inner = std::string(trim(it->get_ref<const std::string&>()));
-    t.raw = "\n" + t.inner + "\n";
-    t.there = !t.inner.empty();
-    if (t.there) return t;
+    t.inner = trim(text_field(message, field));
+    if (!t.inner.empty()) return t;
   }
-  const auto it = message.find("content");
-  if (it == message.end() || !it->is_string()) return t;
-  const std::string_view content = it->get_ref<const std::string&>();
-  const size_t close = content.rfind(kClose);
-  if (close == std::string_view::npos) return t;
-  std::string_view raw = content.substr(0, close);
-  if (const size_t open = raw.find(kOpen); open != std::string_view::npos)
-    raw.remove_prefix(open + kOpen.size());
-  t.raw = std::string(raw);
-  t.inner = std::string(trim(raw));
-  t.there = true;
-  const std::string_view rest = content.substr(close + kClose.size());
-  t.separator = std::string(rest.substr(0, rest.size() - trim_start(rest).size()));
+  t.marks = marks_in(t.answer, &ThoughtMarks::close);
+  if (t.marks == nullptr) return t;
+  const size_t close = t.answer.find(t.marks->close);
+  const std::string_view rest = trim_start(t.answer.substr(close + t.marks->close.size()));
+  t.inner = t.answer.substr(0, close);
+  t.in_content = t.answer.substr(0, t.answer.size() - rest.size());
+  t.answer = rest;
+  if (const size_t open = t.inner.find(t.marks->open); open != std::string_view::npos)
+    t.inner.remove_prefix(open + t.marks->open.size());
+  t.inner = trim(t.inner);
   return t;
 }
 
-// How much of both begins alike, ended where `prompt`, a special token or a line ends: what comes
-// next is the message's.
-size_t common_opening(std::string_view text, std::string_view prompt,
-                      const std::vector<ByteRange>& specials) {
-  const auto [a, b] = std::mismatch(text.begin(), text.end(), prompt.begin(), prompt.end());
-  size_t n = static_cast<size_t>(a - text.begin());
-  const auto ends_well = [&](size_t at) {
-    if (at == prompt.size() || text[at - 1] == '\n') return true;
-    return std::any_of(specials.begin(), specials.end(), [&](const ByteRange& r) {
-      return r.end == static_cast<int64_t>(at);
-    });
-  };
-  while (n > 0 && !ends_well(n)) --n;
-  return n;
+// Where the answer of a message with a thought ends in what was written for it; -1: it isn't there,
+// or not alone (tool calls).
+int64_t answer_end(std::string_view written, const Json& message) {
+  const Thought thought = thought_of(message);
+  const std::string_view answer = trim(thought.answer);
+  const auto calls = message.find("tool_calls");
+  if (thought.inner.empty() || answer.empty() || (calls != message.end() && !calls->empty()))
+    return -1;
+  const size_t at = written.rfind(answer);
+  return at == std::string_view::npos ? -1 : static_cast<int64_t>(at + answer.size());
+}
+
+// Where the next message's turn begins in `through`: behind the longest end of `header` that occurs
+// there (all of it, unless the template has rewritten something earlier), which must hold the
+// content of the message before. npos: nowhere.
+size_t turn_begin(std::string_view header, std::string_view through,
+                  std::string_view last_content) {
+  if (through.starts_with(header)) return header.size();
+  size_t found = 0, missing = header.size();  // lengths of ends of the header
+  while (missing - found > 1) {
+    const size_t middle = (found + missing) / 2;
+    (has(through, header.substr(header.size() - middle)) ? found : missing) = middle;
+  }
+  const std::string_view end = header.substr(header.size() - found);
+  constexpr size_t kEnough = 32;  // where the message before has no content to be recognised by
+  const bool known = trim(last_content).empty() ? found >= kEnough : has(end, trim(last_content));
+  return known ? through.rfind(end) + end.size() : std::string_view::npos;
+}
+
+// The thought as a model writes it. open: the prompt has opened it.
+std::string written_thought(const Thought& thought, const ThoughtMarks& marks, bool open) {
+  if (!thought.in_content.empty()) {
+    std::string_view text = thought.in_content;
+    if (open && trim_start(text).starts_with(marks.open)) {
+      text = trim_start(text).substr(marks.open.size());
+      if (text.starts_with('\n')) text.remove_prefix(1);
+    }
+    return std::string(text);
+  }
+  if (thought.inner.empty() && !open) return "";
+  std::string text = open ? "" : std::string(marks.open) + "\n";
+  text += thought.inner;
+  return text + "\n" + std::string(marks.close) + "\n\n";
 }
 
 }  // namespace
@@ -111,6 +158,8 @@ std::string role_of(const Json& message) {
   const auto it = message.find("role");
   return it != message.end() && it->is_string() ? it->get<std::string>() : std::string();
 }
+
+std::string content_of(const Json& message) { return std::string(text_field(message, "content")); }
 
 std::string find_span(const std::string& text, const std::vector<ByteRange>& specials,
                       const Json& message, const Turn& turn, ByteRange* span) {
@@ -148,7 +197,8 @@ std::string find_span(const std::string& text, const std::vector<ByteRange>& spe
                         [at](const ByteRange& r) { return r.begin >= at; });
   };
   int64_t end = -1;
-  const int64_t content = content_end(whole.substr(begin), message);
+  int64_t content = content_end(whole.substr(begin), message);
+  if (content < 0) content = answer_end(trim_end(through).substr(begin), message);
   if (content >= 0) {
     // Content, then the stop: the first special token, if it is still this turn's or follows at
     // once.
@@ -174,49 +224,67 @@ std::string find_span(const std::string& text, const std::vector<ByteRange>& spe
   return "";
 }
 
-
-std::string answer_text(const AnswerTexts& t, const Json& message,
-                        const std::vector<ByteRange>& specials, std::string* text) {
+bool keeps_thought(std::string_view written, const Json& message) {
   const Thought thought = thought_of(message);
-  if (t.through.starts_with(t.before)) {
-    const std::string_view body = t.through.substr(t.before.size());
-    if (!thought.there || body.find(thought.inner) != std::string_view::npos) {
-      *text = std::string(t.through);
-      return "";
-    }
+  if (thought.inner.empty()) return true;
+  const size_t at = written.find(thought.inner);
+  if (at == std::string_view::npos) return false;
+  // Not behind an empty thought, which the template closed since it knows no other way.
+  if (thought.marks != nullptr && has(written.substr(0, at), thought.marks->close)) return false;
+  // The answer may hold the words of the thought, or not be written at all (beside tool calls).
+  const std::string_view answer = trim(thought.answer);
+  return !has(written, answer) || has(written.substr(at + thought.inner.size()), answer);
+}
+
+std::string answer_text(const AnswerTexts& t, const Json& message, std::string_view last_content,
+                        std::string_view template_source, std::string* text) {
+  const bool goes_on = t.through.starts_with(t.before);
+  if (goes_on && keeps_thought(t.through.substr(t.before.size()), message)) {
+    *text = std::string(t.through);
+    return "";
   }
-  // What the messages before it have in common with their rendering alone is theirs; the rest of
-  // what opens the turn lies behind.
-  const size_t common = common_opening(t.through, t.before, specials);
-  if (common < common_opening(t.header, t.before, specials))
+  // Some templates end a text that asks for no answer with a token of its own.
+  const auto before = std::ranges::mismatch(t.header, t.before);
+  const auto shared = static_cast<size_t>(before.in1 - t.header.begin());
+  const size_t begin = goes_on ? shared : turn_begin(t.header, t.through, last_content);
+  if (begin == std::string_view::npos || (!goes_on && shared < t.header.size()))
     return "the template writes the messages before it differently once it is there";
-  std::string_view body = t.through.substr(common);
-  const std::string_view opened = trim_end(t.before.substr(common));
-  const bool open = opened.ends_with(kOpen);
+  // The generation prompt, and what the template writes for the message: alike in the beginning.
+  const std::string_view prompt = t.before.substr(shared);
+  std::string_view body = t.through.substr(begin);
+  const auto same = std::mismatch(prompt.begin(), prompt.end(), body.begin(), body.end());
+  size_t alike = static_cast<size_t>(same.first - prompt.begin());
   *text = std::string(t.before);
-  if (thought.there && body.find(thought.inner) == std::string_view::npos) {
-    std::string_view raw = thought.raw;
-    if (open) {
-      // White space that the prompt has written behind the tag is not written again.
-      std::string_view written = t.before.substr(common + opened.size());
-      while (!written.empty() && !raw.empty() && raw.front() == written.front()) {
-        raw.remove_prefix(1);
-        written.remove_prefix(1);
-      }
-    } else {
-      *text += kOpen;
-    }
-    *text += raw;
-    *text += kClose;
-    *text += thought.separator;
-    body = trim_start(body);
-  } else if (open && body.find(kClose) == std::string_view::npos) {
-    *text += "\n" + std::string(kClose) + "\n\n";
-    body = trim_start(body);
-  } else if (open) {
-    // The template writes the thought, opening included.
-    body = trim_start(body);
-    if (body.starts_with(kOpen)) body = trim_start(body.substr(kOpen.size()));
+  if (blank(prompt.substr(alike)) && keeps_thought(body.substr(alike), message)) {
+    *text += body.substr(alike);
+    return "";
+  }
+  const ThoughtMarks* marks = marks_in(prompt, &ThoughtMarks::open);
+  const bool prompted = marks != nullptr;
+  if (prompted) alike = std::min(alike, prompt.rfind(marks->open));
+  if (!prompted && !blank(prompt.substr(alike)))
+    return fmt::format("the template doesn't begin it with \"{}\", as its prompt does", prompt);
+  body = body.substr(alike);
+  const Thought thought = thought_of(message);
+  if (marks == nullptr) marks = thought.marks;
+  if (marks == nullptr) marks = marks_in(template_source, &ThoughtMarks::close);
+  if (marks == nullptr) marks = &kThoughtMarks[0];
+  // Without the thought, empty or not, that the template writes, and without one that it left in
+  // the content.
+  for (std::string_view start = trim_start(body);
+       start.starts_with(marks->open) || start.starts_with(marks->close);
+       start = trim_start(body)) {
+    const size_t close = start.find(marks->close);
+    if (close == std::string_view::npos) break;
+    body = trim_start(start.substr(close + marks->close.size()));
+  }
+  const bool open = prompted && !has(prompt.substr(prompt.rfind(marks->open)), marks->close);
+  if (open || !prompted) {
+    const std::string written = written_thought(thought, *marks, open);
+    if (!written.empty()) body = trim_start(body);
+    *text += written;
+  } else if (!thought.inner.empty()) {
+    body = trim_start(body);  // that stood between thought and answer
   }
   *text += body;
   return "";

@@ -13,6 +13,7 @@ namespace hone::text_spans {
 
 // "" if the message has none.
 std::string role_of(const Json& message);
+std::string content_of(const Json& message);  // "" if it isn't a text
 
 // One assistant turn, and what rendering the conversation up to it gave.
 struct Turn {
@@ -32,12 +33,19 @@ struct AnswerTexts {
   std::string_view through;  // with the turn
 };
 
+// Whether what was written for a message has its thought: reasoning_content (or reasoning,
+// thinking), or what stands before </think> (or another closing mark) in its content. True for a
+// message without one.
+bool keeps_thought(std::string_view written, const Json& message);
+
 // The text of a conversation that ends with this answer as a model has to write it: `before`, then
-// what the template writes for the message, with the message's own thought (reasoning_content, or
-// what stands before </think> in its content) where the template leaves it out. A thought that
-// `before` has opened is not opened again, and closed if the message has none. Returns "" where
-// that can be told, else why not. specials: where `through` has special tokens.
+// what the template writes for the message, with the message's own thought where the template
+// leaves it out. A thought that `before` has opened is not opened again, and closed if the message
+// has none; after one that it has closed (enable_thinking false) none is written. Returns "" where
+// that can be told, else why not. last_content: of the message before, "" if it has none.
+// template_source tells how it marks thoughts.
 std::string answer_text(const AnswerTexts& texts, const Json& message,
-                        const std::vector<ByteRange>& specials, std::string* text);
+                        std::string_view last_content, std::string_view template_source,
+                        std::string* text);
 
 }  // namespace hone::text_spans
