@@ -260,6 +260,59 @@ TEST(Cli, MistakesAreNamedWithTheValue) {
   EXPECT_NE(user_error_of([] { sft({"--pretrained", "d"}); }).find("--dataset"), std::string::npos);
 }
 
+TEST(Cli, NamesOfOtherTrainersActOrSayWhatToUse) {
+  const SftRequest r = sft({"--model_name_or_path",
+                            "M",
+                            "--dataset_name",
+                            "d.jsonl",
+                            "--learning_rate=2e-5",
+                            "--per_device_train_batch_size",
+                            "4",
+                            "--gradient_accumulation_steps",
+                            "2",
+                            "--num_train_epochs",
+                            "3",
+                            "--output_dir",
+                            "out",
+                            "--lora_r",
+                            "8",
+                            "--cutoff_len",
+                            "77",
+                            "--gradient_checkpointing",
+                            "True",
+                            "--overwrite_output_dir",
+                            "false"});
+  EXPECT_EQ(r.options.pretrained, "M");
+  EXPECT_EQ(r.options.dataset, std::vector<std::string>{"d.jsonl"});
+  EXPECT_EQ(r.options.lr, 2e-5);
+  EXPECT_EQ(r.options.batch_size, 4);
+  EXPECT_EQ(r.options.accumulation_steps, 2);
+  EXPECT_EQ(r.options.num_epochs, 3);
+  EXPECT_EQ(r.options.save_dir, "out");
+  EXPECT_EQ(r.options.lora_rank, 8);
+  EXPECT_EQ(r.options.max_length, 77);
+  EXPECT_TRUE(r.options.grad_checkpoint);
+  EXPECT_EQ(r.options.existing, io::ExistingRun::refuse);
+  EXPECT_FALSE(sft_with({"--gradient_checkpointing=false"}).options.grad_checkpoint);
+  // Twice the same thing, by two names.
+  EXPECT_NE(sft_error({"--lr", "1", "--learning_rate", "2"}).find("--lr is given 2 times"),
+            std::string::npos);
+  for (const auto& [flag, word] :
+       {std::pair{"--bf16", "--dtype bf16"}, std::pair{"--warmup_ratio", "--warmup_steps"},
+        std::pair{"--eval_strategy", "--eval_steps"}, std::pair{"--report_to", "--tensorboard_dir"},
+        std::pair{"--template", "--conversation_template"}, std::pair{"--use_peft", "--lora_rank"}})
+    EXPECT_NE(sft_error({flag, "x"}).find(word), std::string::npos) << sft_error({flag, "x"});
+  // In a file, too.
+  const TempFolder folder;
+  const std::string file =
+      folder.file("c.yaml", "learning_rate: 0.5\ngradient_checkpointing: True\n");
+  EXPECT_EQ(sft_with({"--config", file}).options.lr, 0.5);
+  EXPECT_TRUE(sft_with({"--config", file}).options.grad_checkpoint);
+  EXPECT_NE(
+      sft_error({"--config", folder.file("d.yaml", "deepspeed: x.json\n")}).find("one process"),
+      std::string::npos);
+}
+
 TEST(Cli, WrongCommandsAreTwoAndSuggest) {
   Cli cli;
   add_commands(cli);

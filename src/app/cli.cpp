@@ -7,6 +7,7 @@
 #include <new>
 
 #include "app/config_file.h"
+#include "app/foreign_flags.h"
 #include "app/terminal.h"
 #include "app/version.h"
 #include "core/error.h"
@@ -88,6 +89,13 @@ int distance(std::string_view a, std::string_view b) {
     }
   }
   return d[a.size()][b.size()];
+}
+
+// As Python or YAML writes it, too.
+bool is_true(const std::string& flag, std::string text) {
+  std::transform(text.begin(), text.end(), text.begin(),
+                 [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
+  return parse_switch(flag, text);
 }
 
 std::string bare(std::string_view name) {
@@ -180,7 +188,7 @@ void Command::flag(const std::string& names, bool& value, std::string help) {
   Flag& f = add(names, std::move(help), "");
   f.is_switch = true;
   f.set = [&value, name = f.shown()](const std::vector<std::string>& v) {
-    value = v.empty() || parse_switch(name, v[0]);
+    value = v.empty() || is_true(name, v[0]);
   };
 }
 
@@ -238,7 +246,47 @@ std::string Command::nearest(std::string_view name) const {
   return did_you_mean(name, known);
 }
 
-bool Command::parse(const std::vector<std::string>& args) {
+// The name by which this command has what a flag of another trainer means: the name itself where it
+// is one of ours, or nobody's. UserError where there is no such flag.
+std::string Command::own_name(const std::string& name, const std::string& where) const {
+  const ForeignFlag* foreign = find(name) != nullptr ? nullptr : find_foreign_flag(bare(name));
+  if (foreign == nullptr) return name;
+  if (!foreign->ours.empty() && find(foreign->ours) != nullptr) return std::string(foreign->ours);
+  if (!foreign->sentence.empty())
+    user_error("flags", "{}{} is another trainer's: {}", where, name, foreign->sentence);
+  user_error("flags", "{}{} is {} here, which hone {} has not got", where, name, foreign->ours,
+             name_);
+}
+
+// Flags of other trainers by our names. A switch of ours may be followed by true or false there.
+std::vector<std::string> Command::own_args(const std::vector<std::string>& args) const {
+  std::vector<std::string> out;
+  for (size_t i = 0; i < args.size(); ++i) {
+    const size_t equals = args[i].find('=');
+    const std::string name = args[i].substr(0, equals);
+    const std::string own = name.starts_with("--") ? own_name(name, "") : name;
+    if (own == name) {
+      out.push_back(args[i]);
+      continue;
+    }
+    const bool is_switch = find(own)->is_switch;
+    if (equals != std::string::npos) {
+      out.push_back(own + args[i].substr(equals));
+      if (is_switch) {
+        out.pop_back();
+        if (is_true(name, args[i].substr(equals + 1))) out.push_back(own);
+      }
+      continue;
+    }
+    const bool valued = is_switch && i + 1 < args.size() && !args[i + 1].starts_with('-');
+    if (valued && !is_true(name, args[++i])) continue;
+    out.push_back(own);
+  }
+  return out;
+}
+
+bool Command::parse(const std::vector<std::string>& written) {
+  const std::vector<std::string> args = own_args(written);
   CLI::App app(summary_, name_);
   std::vector<std::pair<Flag*, CLI::Option*>> options;
   for (const auto& f : flags_) {
@@ -315,7 +363,7 @@ void Command::read_config(const std::string& path) {
                    name_);
       continue;
     }
-    Flag* f = find("--" + bare(entry.key));
+    Flag* f = find(own_name("--" + bare(entry.key), path + ": "));
     if (f == nullptr || bare(entry.key) == "config")
       user_error("config", "{}: \"{}\" is not a flag of hone {}{}", path, entry.key, name_,
                  nearest(entry.key));
@@ -324,7 +372,7 @@ void Command::read_config(const std::string& path) {
                  entry.values.size());
     if (f->present || (f->is_list && entry.values.empty())) continue;
     if (!f->is_list && !f->is_switch && entry.values[0].empty()) continue;
-    f->present = !f->is_switch || parse_switch(f->shown(), entry.values[0]);
+    f->present = !f->is_switch || is_true(f->shown(), entry.values[0]);
     if (f->present) f->given = entry.values;
   }
 }

@@ -69,6 +69,8 @@ class Command {
   Flag& add(const std::string& names, std::string help, std::string value_name);
   Flag* find(std::string_view name) const;
   std::string nearest(std::string_view name) const;
+  std::string own_name(const std::string& name, const std::string& where) const;
+  std::vector<std::string> own_args(const std::vector<std::string>& args) const;
   void read_config(const std::string& path);
 
   std::string name_, summary_, description_, group_;

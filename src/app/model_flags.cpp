@@ -60,8 +60,7 @@ void add_text_flags(Command& c, data::TextModelOptions& o) {
          "Chat template instead of the model's: a Jinja file (.jinja), or the original's JSON form",
          "FILE");
   c.flag("--template_kwargs,--chat_template_kwargs", o.template_kwargs,
-         "Variables for the chat template, such as enable_thinking=false or a JSON object",
-         "JSON");
+         "Variables for the chat template, such as enable_thinking=false or a JSON object", "JSON");
   c.flag("--eos_token", o.eos_token,
          "What ends an answer or a text, instead of what the model and its template say",
          "TOKEN|ID...");

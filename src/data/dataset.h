@@ -56,7 +56,7 @@ struct TextModel {
   std::vector<int32_t> eos_ids;               // said by hand; empty: the model's own
   // Text of the token that ends a text; "": there is none.
   std::string eos() const;
-  uint64_t fingerprint = 0;                   // of all files it was made from
+  uint64_t fingerprint = 0;  // of all files it was made from
 
   // folder: a model folder (no weights needed). UserError.
   static TextModel load(const std::string& folder, const TextModelOptions& options = {});
@@ -74,9 +74,7 @@ struct Sample {
   int64_t trained_count = 0;     // 0: nothing to train, not to be computed
   bool cut = false;              // max_length took something away
 
-  int64_t sequences() const {
-    return lengths.empty() ? 1 : static_cast<int64_t>(lengths.size());
-  }
+  int64_t sequences() const { return lengths.empty() ? 1 : static_cast<int64_t>(lengths.size()); }
   int64_t size() const { return static_cast<int64_t>(tokens.size()); }
   int64_t memory_bytes() const {
     return static_cast<int64_t>(sizeof(Sample) + tokens.capacity() * 4 + trained.capacity() +

@@ -91,8 +91,7 @@ class ConversationEncoder {
 
 // Plain text for continued pre-training, with the tokenizer's own special tokens: every token but
 // the first is trained. eos: put behind it unless it ends with it; may be "".
-TokenizedText encode_plain_text(const Tokenizer& tokenizer, std::string text,
-                                std::string_view eos);
+TokenizedText encode_plain_text(const Tokenizer& tokenizer, std::string text, std::string_view eos);
 
 // Colossal-AI's conversation_template JSON: {"chat_template": Jinja text (or a model folder),
 // "system_message": text or null, "stop_ids": [ids], "end_of_assistant": text}.

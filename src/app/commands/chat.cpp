@@ -57,6 +57,8 @@ class Stream {
 };
 
 data::TextModel load_model_text(const Flags& f) {
+  if (f.model.pretrained.empty())
+    user_error("flags", "no model was given; use --pretrained DIR, a Hugging Face folder");
   data::TextModelOptions options = f.text;
   options.adapter = f.model.adapter;
   return data::TextModel::load(f.model.pretrained, options);
@@ -64,9 +66,7 @@ data::TextModel load_model_text(const Flags& f) {
 
 class Conversation {
  public:
-  Conversation(const Flags& f)
-      : text_(load_model_text(f)),
-        options_(f.sampling.o) {
+  Conversation(const Flags& f) : text_(load_model_text(f)), options_(f.sampling.o) {
     rollout::check_sampling(options_);
     if (!text_.chat_template)
       user_error("chat",

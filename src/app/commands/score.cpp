@@ -55,8 +55,7 @@ class Scorer {
         if (!s.lengths.empty()) first += static_cast<size_t>(s.lengths[static_cast<size_t>(k)]);
       }
       const std::string lengths =
-          s.lengths.empty() ? ""
-                            : fmt::format(",\"sequences\":{}", int_list<int32_t>(s.lengths));
+          s.lengths.empty() ? "" : fmt::format(",\"sequences\":{}", int_list<int32_t>(s.lengths));
       out_.write(fmt::format("{{\"tokens\":{},\"logprobs\":{},\"trained\":{}{}}}\n",
                              int_list<int32_t>(s.tokens), float_list(logprobs[i]),
                              int_list<uint8_t>(s.trained), lengths));

@@ -35,6 +35,24 @@ train::SftOptions planned(const train::SftOptions& asked, ProgressLine& progress
   return asked;
 }
 
+// Quoted for a shell where that is needed.
+std::string shell_word(const std::string& word) {
+  const bool plain = !word.empty() && word.find_first_not_of(
+                                          "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+                                          "0123456789_-./+=:@%,") == std::string::npos;
+  if (plain) return word;
+  std::string out = "'";
+  for (const char c : word) out += c == '\'' ? std::string("'\\''") : std::string(1, c);
+  return out + "'";
+}
+
+std::string next_step(const train::SftOptions& o) {
+  const bool adapter = o.lora_rank > 0 || !o.adapter.empty();
+  return adapter ? fmt::format("next: hone chat --pretrained {} --adapter {}",
+                               shell_word(o.pretrained), shell_word(o.save_dir))
+                 : fmt::format("next: hone chat --pretrained {}", shell_word(o.save_dir));
+}
+
 int run(SftRequest request) {
   if (!request.config_file.empty())
     io::write_file_atomically(request.config_file,
@@ -53,6 +71,7 @@ int run(SftRequest request) {
                     duration_text(p.seconds_left)));
   };
   const train::SftEnd end = train::run_sft(request.options, events);
+  if (end == train::SftEnd::finished) progress.say(next_step(request.options));
   return end == train::SftEnd::interrupted ? interrupt_exit_code() : 0;
 }
 

@@ -104,8 +104,8 @@ void write(std::FILE* out, std::string_view text) {
 int run_show(const ShowOptions& options, std::FILE* out) {
   data::DatasetOptions data_options = options.data;
   data_options.check_bytes = 0;  // what is shown is checked by showing it
-  const auto dataset = data::Dataset::open(
-      data::TextModel::load(options.pretrained, options.text), data_options);
+  const auto dataset =
+      data::Dataset::open(data::TextModel::load(options.pretrained, options.text), data_options);
   int64_t count = options.num_samples;
   if (count < 0) count = options.json ? 0 : 3;
   if (count == 0) count = dataset->size();
