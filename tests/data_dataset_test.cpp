@@ -221,7 +221,8 @@ TEST(Dataset, ConversationTemplateFile) {
   json["end_of_assistant"] = "<|im_end|>";
   const auto file = folder.write("template.json", json.dump());
   const auto path = folder.write("a.jsonl", R"([{"role":"user","content":"Q"}])");
-  const auto set = Dataset::open(TextModel::load(folder.path(), {.conversation_template = file}), {.paths = {path}});
+  const auto set = Dataset::open(TextModel::load(folder.path(), {.conversation_template = file}),
+                                 {.paths = {path}});
   std::string text;
   set->get(0, &text);
   EXPECT_EQ(text, "<|im_start|>system\nS<|im_end|>\n<|im_start|>user\nQ<|im_end|>\n");
