@@ -103,6 +103,66 @@ TEST(Dataset, MaxLengthCutsOnTheRight) {
   }
 }
 
+// A template that writes earlier answers otherwise: one sequence an answer.
+constexpr const char* kRewriting =
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.role == 'assistant' and not "
+    "loop.last "
+    "%}old {% endif %}{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
+
+TEST(Dataset, AnswersAsSequences) {
+  TempFolder folder;
+  const std::string plain = R"([{"role":"user","content":"Q"},{"role":"assistant","content":"A"}])";
+  const auto path = folder.write(
+      "a.jsonl", R"([{"role":"user","content":"Q"},{"role":"assistant","content":"A"},)"
+                 R"({"role":"user","content":"R"},{"role":"assistant","content":"Bé"}])"
+                 "\n"
+                 R"([{"role":"user","content":"Q"},{"role":"assistant","content":"A","weight":0},)"
+                 R"({"role":"user","content":"R"},{"role":"assistant","content":"Bé"}])"
+                 "\n" +
+                     plain + "\n");
+  std::vector<std::string> said;
+  const auto open = [&](int64_t max_length) {
+    DatasetOptions options{.paths = {path}, .max_length = max_length};
+    options.warn = [&](const std::string& line) { said.push_back(line); };
+    return Dataset::open(byte_text_model(kRewriting), options);
+  };
+  const auto set = open(0);
+  const std::string first = "<|im_start|>user\nQ<|im_end|>\n<|im_start|>assistant\n‹A<|im_end|>›\n";
+  const std::string second =
+      "<|im_start|>user\nQ<|im_end|>\n<|im_start|>assistant\nold A<|im_end|>\n"
+      "<|im_start|>user\nR<|im_end|>\n<|im_start|>assistant\n‹Bé<|im_end|>›\n";
+  EXPECT_EQ(marked(*set, set->get(0)), first + second);
+  EXPECT_EQ(set->get(0).lengths.size(), 2u);
+  EXPECT_EQ(set->get(0).lengths[0] + set->get(0).lengths[1], set->get(0).size());
+  // A turn that isn't trained is no sequence; one text that is exact stays one.
+  EXPECT_EQ(marked(*set, set->get(1)), second);
+  EXPECT_EQ(marked(*set, set->get(2)), first);
+  EXPECT_TRUE(set->get(2).lengths.empty());
+  for (int64_t i = 0; i < 3; ++i) set->note(set->get(i));
+  set->warn_noted();
+  set->warn_noted();
+  ASSERT_EQ(said.size(), 1u);
+  EXPECT_HAS(said[0], "2 of 3 samples are trained answer by answer");
+  EXPECT_HAS(said[0], "a.jsonl:1");
+
+  // Each is cut on its own, and that is counted.
+  said.clear();
+  const int64_t most = set->get(0).lengths[0];
+  const auto cut = open(most);
+  const Sample sample = cut->get(0);
+  EXPECT_EQ(sample.lengths,
+            (std::vector<int32_t>{static_cast<int32_t>(most), static_cast<int32_t>(most)}));
+  EXPECT_TRUE(sample.cut);
+  EXPECT_FALSE(cut->get(2).cut);
+  EXPECT_EQ(sample.trained_count, set->get(2).trained_count);
+  for (int64_t i = 0; i < 3; ++i) cut->note(cut->get(i));
+  cut->warn_noted();
+  ASSERT_GE(said.size(), 2u);
+  EXPECT_HAS(said[0], "1 of 3 samples have nothing to train");
+  EXPECT_HAS(said[1], "2 of 3 samples were cut at max_length");
+}
+
 TEST(Dataset, SeveralFilesAndFolders) {
   TempFolder folder;
   std::filesystem::create_directory(folder / "sub");

@@ -111,6 +111,9 @@ TEST(Format, TextsAndTokens) {
   EXPECT_EQ(tokens.tokens, (std::vector<int32_t>{5, 6, 7}));
   EXPECT_EQ(tokens.trained, (std::vector<uint8_t>{0, 0, 1}));
   EXPECT_EQ(record_of(R"({"tokens":[5,6,7]})").trained, (std::vector<uint8_t>{0, 1, 1}));
+  const Record several = record_of(R"({"tokens":[5,6,7,8,9],"sequences":[2,3]})");
+  EXPECT_EQ(several.lengths, (std::vector<int32_t>{2, 3}));
+  EXPECT_EQ(several.trained, (std::vector<uint8_t>{0, 1, 0, 1, 1}));
 }
 
 TEST(Format, WhatWasFoundAndWhatWasExpected) {
@@ -138,6 +141,10 @@ TEST(Format, WhatWasFoundAndWhatWasExpected) {
   EXPECT_HAS(fault_of(R"({"tokens":[1,99999999999]})"), "99999999999");
   EXPECT_HAS(fault_of(R"({"tokens":[1,2],"trained":[1]})"), "there are 2 tokens");
   EXPECT_HAS(fault_of(R"({"tokens":[1,2],"trained":[0,2]})"), "expected 0 or 1");
+  EXPECT_HAS(fault_of(R"({"tokens":[1,2],"sequences":[1,2]})"), "number 2 where 1 of 2");
+  EXPECT_HAS(fault_of(R"({"tokens":[1,2],"sequences":[1,0]})"), "number 0");
+  EXPECT_HAS(fault_of(R"({"tokens":[1,2],"sequences":[1]})"), "adds up to 1");
+  EXPECT_HAS(fault_of(R"({"tokens":[1,2],"sequences":"2"})"), "list of lengths");
   EXPECT_HAS(
       fault_of(R"({"conversations":[{"from":"human","value":"Q"}],"chosen":{},"rejected":{}})"),
       "preference record");

@@ -250,6 +250,22 @@ TEST(TokenCache, LaterRunsAndEpochsDontTokenise) {
   EXPECT_EQ(loader.stats().from_cache, 0);
 }
 
+TEST(TokenCache, KeepsSequences) {
+  TempFolder folder;
+  const auto path = folder.write("a.jsonl",
+                                 "{\"tokens\":[65,66,67,68,69],\"sequences\":[2,3]}\n{\"tokens\":["
+                                 "65,66],\"trained\":[0,1]}\n");
+  const auto set = open_files({path}, quiet());
+  TokenCache cache(folder / "c", 1, 2, [](const std::string&) {});
+  for (int64_t i = 0; i < 2; ++i) cache.add(set->get(i));
+  Sample sample;
+  ASSERT_TRUE(cache.find(0, sample));
+  EXPECT_EQ(sample.lengths, (std::vector<int32_t>{2, 3}));
+  EXPECT_EQ(sample.trained, (std::vector<uint8_t>{0, 1, 0, 1, 1}));
+  ASSERT_TRUE(cache.find(1, sample));
+  EXPECT_TRUE(sample.lengths.empty());
+}
+
 // A file cut anywhere, or with any byte changed, never gives wrong samples, and goes on being used.
 TEST(TokenCache, DamageIsAMissNotAWrongSample) {
   TempFolder folder;

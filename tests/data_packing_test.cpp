@@ -116,6 +116,74 @@ TEST(Packing, FillsTheBudget) {
   }
 }
 
+// Each sequence of a sample is packed as a sample of its own would be, with random numbers of its
+// own, and they stay together where they fit.
+TEST(Packing, SequencesAreSegmentsOfTheirOwn) {
+  std::mt19937_64 random(13);
+  for (int trial = 0; trial < 200; ++trial) {
+    std::vector<Sample> joined;
+    std::map<uint64_t, Sample> parts;  // by key
+    for (int64_t i = 0; i < 12; ++i) {
+      Sample& whole = joined.emplace_back();
+      whole.index = i;
+      whole.key = static_cast<uint64_t>(i);
+      for (Sample& part : random_samples(random, 1 + static_cast<int64_t>(random() % 4), 30)) {
+        if (part.tokens.empty()) continue;
+        whole.tokens.insert(whole.tokens.end(), part.tokens.begin(), part.tokens.end());
+        whole.trained.insert(whole.trained.end(), part.trained.begin(), part.trained.end());
+        const auto key = whole.key | static_cast<uint64_t>(whole.lengths.size()) << 40;
+        whole.lengths.push_back(static_cast<int32_t>(part.size()));
+        parts[key] = std::move(part);
+      }
+      if (whole.lengths.size() < 2) whole.lengths.clear();
+    }
+    const int64_t budget = 20 + static_cast<int64_t>(random() % 60);
+    std::map<int64_t, int> batches_of;  // of each sample
+    size_t seen = 0;
+    for (const MicroBatch& batch : pack(joined, {.token_budget = budget})) {
+      EXPECT_TRUE(batch.computed() <= budget || batch.stream.segments.size() == 1);
+      int64_t tokens = 0, last = -1;
+      size_t row = 0;
+      for (size_t g = 0; g < batch.stream.segments.size(); ++g) {
+        const Segment& segment = batch.stream.segments[g];
+        ASSERT_TRUE(parts.contains(segment.key));
+        const Sample& part = parts.at(segment.key);
+        const int64_t sample = batch.samples[g];
+        EXPECT_EQ(segment.key & ((uint64_t{1} << 40) - 1), static_cast<uint64_t>(sample));
+        if (sample != last) ++batches_of[sample];
+        last = sample;
+        ++seen;
+        tokens += part.size();
+        const auto alone = pack(std::span(&part, 1), {.token_budget = 1000});
+        ASSERT_EQ(alone.size(), 1u);
+        ASSERT_EQ(segment.len, alone[0].computed());
+        int64_t begin = 0;  // of the sequence in its sample
+        for (uint64_t k = 0; k < segment.key >> 40; ++k)
+          begin += joined[static_cast<size_t>(sample)].lengths[k];
+        for (int32_t i = 0; i < segment.len; ++i) {
+          const auto p = static_cast<size_t>(segment.begin + i);
+          ASSERT_EQ(batch.stream.tokens[p], part.tokens[static_cast<size_t>(i)]);
+          ASSERT_EQ(batch.stream.positions[p], i);
+        }
+        for (size_t r = 0; r < alone[0].rows.size(); ++r, ++row) {
+          ASSERT_EQ(batch.rows[row], segment.begin + alone[0].rows[r]);
+          ASSERT_EQ(batch.targets[row], alone[0].targets[r]);
+          ASSERT_EQ(batch.row_positions[row], begin + alone[0].row_positions[r]);
+          ASSERT_EQ(batch.row_segments[row], static_cast<int32_t>(g));
+        }
+      }
+      EXPECT_EQ(row, batch.rows.size());
+      EXPECT_EQ(tokens, batch.tokens);
+    }
+    size_t wanted = 0;
+    for (const auto& [key, part] : parts) wanted += computed_tokens(part, Targets::kTrained) > 0;
+    EXPECT_EQ(seen, wanted);
+    for (const auto& [sample, count] : batches_of)
+      if (computed_tokens(joined[static_cast<size_t>(sample)], Targets::kTrained) <= budget)
+        EXPECT_EQ(count, 1);
+  }
+}
+
 TEST(Packing, NothingToCompute) {
   Sample untrained;
   untrained.tokens = {1, 2, 3};

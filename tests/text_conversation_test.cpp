@@ -525,7 +525,20 @@ TEST(Conversation, PlainText) {
   EXPECT_EQ(x.trained, (std::vector<uint8_t>{0, 1}));
   EXPECT_EQ(x.text, "ab");
   EXPECT_TRUE(encode_plain_text(bytes(), "", "").tokens.empty());
-  // The end, once.
+  // The end, once, also of a tokenizer that adds it.
+  Json json = Json::parse(train_bpe({}, {.vocab_size = 257, .special_tokens = {"</s>"}}));
+  json["post_processor"] = {
+      {"type", "TemplateProcessing"},
+      {"single",
+       {{{"Sequence", {{"id", "A"}, {"type_id", 0}}}},
+        {{"SpecialToken", {{"id", "</s>"}, {"type_id", 0}}}}}},
+      {"pair", Json::array({{{"Sequence", {{"id", "A"}, {"type_id", 0}}}},
+                            {{"Sequence", {{"id", "B"}, {"type_id", 1}}}}})},
+      {"special_tokens", {{"</s>", {{"id", "</s>"}, {"ids", {0}}, {"tokens", {"</s>"}}}}}}};
+  const Tokenizer ending = Tokenizer::from_json(json.dump());
+  ASSERT_EQ(ending.encode("ab", true).size(), 3u);
+  for (const char* text : {"ab", "ab</s>"})
+    EXPECT_EQ(encode_plain_text(ending, text, "</s>").tokens.size(), 3u) << text;
   EXPECT_EQ(encode_plain_text(bytes(), "ab", "<|im_end|>").tokens.size(), 3u);
   EXPECT_EQ(encode_plain_text(bytes(), "ab<|im_end|>", "<|im_end|>").tokens.size(), 3u);
 }

@@ -101,27 +101,40 @@ void for_each_sequence(const std::vector<int32_t>& lengths, size_t tokens, const
   }
 }
 
-// Cuts every sequence to max_length (0: no limit); of several those without a trained token go.
-// True if a token was cut.
-bool cut_sequences(int64_t max_length, TokenizedText& text) {
-  TokenizedText kept;
-  bool cut = false;
+// What is left of a text whose sequences are cut to kept(begin, length) tokens; those of 0 go.
+template <class F>
+void keep_of_sequences(TokenizedText& text, const F& kept) {
+  TokenizedText out;
   for_each_sequence(text.lengths, text.tokens.size(), [&](size_t begin, size_t length) {
-    size_t n = length;
-    if (max_length > 0) n = std::min(n, static_cast<size_t>(max_length));
-    cut = cut || n < length;
-    const auto from = text.trained.begin() + static_cast<ptrdiff_t>(begin);
-    const auto to = from + static_cast<ptrdiff_t>(n);
-    if (!text.lengths.empty() && std::find(from, to, uint8_t{1}) == to) return;
-    kept.trained.insert(kept.trained.end(), from, to);
-    kept.tokens.insert(kept.tokens.end(), text.tokens.begin() + static_cast<ptrdiff_t>(begin),
-                       text.tokens.begin() + static_cast<ptrdiff_t>(begin + n));
-    if (!text.lengths.empty()) kept.lengths.push_back(static_cast<int32_t>(n));
+    const size_t n = kept(begin, length);
+    const auto first = static_cast<ptrdiff_t>(begin), end = static_cast<ptrdiff_t>(begin + n);
+    out.tokens.insert(out.tokens.end(), text.tokens.begin() + first, text.tokens.begin() + end);
+    out.trained.insert(out.trained.end(), text.trained.begin() + first, text.trained.begin() + end);
+    if (!text.lengths.empty() && n > 0) out.lengths.push_back(static_cast<int32_t>(n));
   });
-  text.tokens = std::move(kept.tokens);
-  text.trained = std::move(kept.trained);
-  text.lengths = std::move(kept.lengths);
+  text.tokens = std::move(out.tokens);
+  text.trained = std::move(out.trained);
+  text.lengths = std::move(out.lengths);
+}
+
+// Cuts every sequence to `most` tokens. True if one was longer.
+bool cut_sequences(TokenizedText& text, size_t most) {
+  bool cut = false;
+  keep_of_sequences(text, [&](size_t, size_t length) {
+    cut = cut || length > most;
+    return std::min(length, most);
+  });
   return cut;
+}
+
+// Of several answers those that are not to be trained go, unless that is all of them.
+void drop_untrained_sequences(TokenizedText& text) {
+  if (std::find(text.trained.begin(), text.trained.end(), uint8_t{1}) == text.trained.end()) return;
+  keep_of_sequences(text, [&](size_t begin, size_t length) {
+    const auto first = text.trained.begin() + static_cast<ptrdiff_t>(begin);
+    const auto end = first + static_cast<ptrdiff_t>(length);
+    return std::find(first, end, uint8_t{1}) == end ? size_t{0} : length;
+  });
 }
 
 // Samples of a data set of which something is to be said, each counted once.
@@ -228,6 +241,7 @@ TokenizedText Dataset::Impl::tokenize(Record record) const {
       const bool prompt = options.add_generation_prompt && messages.back()["role"] != "assistant";
       TokenizedText text = encoder->encode(record.conversation, prompt);
       apply_turns(record.turn_trained, options.train_on, text);
+      if (!text.lengths.empty()) drop_untrained_sequences(text);
       return text;
     }
     case Record::Kind::kPromptCompletion: {
@@ -256,6 +270,7 @@ TokenizedText Dataset::Impl::tokenize(Record record) const {
   TokenizedText out;
   out.tokens = std::move(record.tokens);
   out.trained = std::move(record.trained);
+  if (record.lengths.size() > 1) out.lengths = std::move(record.lengths);
   return out;
 }
 
@@ -472,8 +487,8 @@ Sample Dataset::get(int64_t i, std::string* text) const {
     Sample sample;
     sample.index = i;
     sample.key = static_cast<uint64_t>(i);
-    if (options().max_length > 0 || !made.lengths.empty())
-      sample.cut = cut_sequences(options().max_length, made);
+    if (options().max_length > 0)
+      sample.cut = cut_sequences(made, static_cast<size_t>(options().max_length));
     if (limit > 0 && (is_tokens || max_id >= limit)) {
       for (size_t t = 0; t < made.tokens.size(); ++t)
         if (made.tokens[t] >= limit)

@@ -324,6 +324,25 @@ void interpret_prompt_completion(const Json& json, const FormatRules& rules, Rec
   finish_chat(record, std::move(messages), json, "tools");
 }
 
+// "sequences": lengths that add up to all tokens. The first token of each is no target.
+void interpret_sequences(const Json& sequences, Record& record) {
+  const auto count = static_cast<int64_t>(record.tokens.size());
+  if (!sequences.is_array())
+    fail("\"sequences\" is {}; expected a list of lengths", what_is(sequences));
+  int64_t total = 0;
+  for (const Json& length : sequences) {
+    if (!length.is_number_integer() || length < 1 || length > count - total)
+      fail("\"sequences\" holds {} where {} of {} tokens are left; expected a length",
+           what_is(length), count - total, count);
+    record.trained[static_cast<size_t>(total)] = 0;
+    record.lengths.push_back(length.get<int32_t>());
+    total += record.lengths.back();
+  }
+  if (total != count)
+    fail("\"sequences\" adds up to {} but there are {} tokens; expected the length of each", total,
+         count);
+}
+
 void interpret_tokens(const Json& json, Record& record) {
   record.kind = Record::Kind::kTokens;
   const Json* tokens = find(json, "tokens");
@@ -349,6 +368,8 @@ void interpret_tokens(const Json& json, Record& record) {
     }
   }
   record.trained[0] = 0;
+  if (const Json* sequences = find(json, "sequences"); sequences && !sequences->is_null())
+    interpret_sequences(*sequences, record);
 }
 
 DatasetFormat detect(const Json& json) {

@@ -38,6 +38,7 @@ struct Record {
 
   std::vector<int32_t> tokens;  // kTokens
   std::vector<uint8_t> trained;
+  std::vector<int32_t> lengths;  // of its sequences, where they are several
 };
 
 struct FormatRules {

@@ -68,7 +68,7 @@ int32_t token_id(const Tokenizer& tokenizer, const std::string& word) {
 }  // namespace
 
 std::string TextModel::eos() const {
-  if (!eos_ids.empty()) return *tokenizer.token_of(eos_ids[0]);
+  if (!eos_ids.empty()) return tokenizer.token_bytes(eos_ids[0]);
   return tokenizer.eos_token().value_or("");
 }
 
@@ -97,7 +97,7 @@ TextModel TextModel::load(const std::string& folder, const TextModelOptions& opt
     model.stop_ids = file.stop_ids;
     fingerprint.add_text(file.system_message);
   } else if (!options.adapter.empty() && fs::is_regular_file(of_adapter, ignored)) {
-    model.chat_template = jinja_file(of_adapter.string(), model.tokenizer);
+    model.chat_template = ChatTemplate::load(options.adapter, model.tokenizer);
   } else if (ChatTemplate::exists(folder)) {
     model.chat_template = ChatTemplate::load(folder, model.tokenizer);
   }

@@ -220,5 +220,8 @@ Rendered ChatTemplate::render(const Json& messages, const RenderOptions& options
 
 bool ChatTemplate::has_generation_blocks() const { return impl_->base->has_generation; }
 const std::string& ChatTemplate::source() const { return impl_->base->source; }
+std::string ChatTemplate::tool_use() const {
+  return impl_->tool_use != nullptr ? impl_->tool_use->source : "";
+}
 
 }  // namespace hone

@@ -69,6 +69,7 @@ class ChatTemplate {
 
   bool has_generation_blocks() const;
   const std::string& source() const;  // of the default template
+  std::string tool_use() const;       // source of the one for tools, "" if that is the default
 
  private:
   struct Impl;

@@ -339,6 +339,10 @@ TokenizedText encode_plain_text(const Tokenizer& tokenizer, std::string text,
   TokenizedText out;
   if (!text.ends_with(eos)) text += eos;
   out.tokens = tokenizer.encode(text, /*add_special_tokens=*/true);
+  // Some tokenizers add the end themselves.
+  const size_t n = out.tokens.size();
+  const auto end = tokenizer.id_of(eos);
+  if (end && n > 1 && out.tokens[n - 1] == *end && out.tokens[n - 2] == *end) out.tokens.pop_back();
   out.text = std::move(text);
   out.trained.assign(out.tokens.size(), 1);
   if (!out.trained.empty()) out.trained[0] = 0;

@@ -18,9 +18,15 @@ namespace hone::train {
 std::vector<int32_t> end_ids(const models::ModelConfig& config, const std::string& adapter,
                              const data::TextModel& text, const std::vector<int32_t>& turn_ends);
 
-// Writes generation_config.json (the base's, with eos_token_id) and, where there is a chat
-// template, chat_template.jinja. Whole or not at all, file by file.
+// Writes what is read beside the weights, as PEFT and TRL do with adapters, too: the base's
+// tokenizer files, generation_config.json (the base's, with eos_token_id) and, where there is a
+// chat template, chat_template.jinja, with one for tools in additional_chat_templates. Whole or not
+// at all, file by file.
 void save_text_side(const std::filesystem::path& folder, const std::filesystem::path& base,
                     const data::TextModel& text, const std::vector<int32_t>& end_ids);
+
+// Puts an adapter's own generation_config.json and templates in the place of its base's, where a
+// model is made of both.
+void carry_text_side(const std::filesystem::path& adapter, const std::filesystem::path& to);
 
 }  // namespace hone::train

@@ -20,6 +20,7 @@
 #include "io/peft_targets.h"
 #include "io/run_folder.h"
 #include "io/weight_names.h"
+#include "train/text_side.h"
 
 namespace hone::app {
 namespace {
@@ -70,6 +71,7 @@ void write_merged(const Flags& f, int threads) {
     tensors.push_back({.name = name, .type = type, .shape = t.shape});
   }
   io::copy_model_files(f.model.pretrained, f.output);
+  train::carry_text_side(f.model.adapter, f.output);
   io::ModelWriter writer(f.output, tensors);
   std::map<std::string, const io::AdapterLayer*> adapted;
   for (const io::AdapterLayer& layer : adapter.layers) adapted[layer.module + ".weight"] = &layer;
