@@ -146,5 +146,81 @@ TEST(Turns, CutSamplesAreCounted) {
   EXPECT_NE(r.err.find("1 of 1 samples were cut at max_length 10"), std::string::npos) << r.err;
 }
 
+// A template that knows tools and calls in one form alone.
+constexpr const char* kToolTemplate =
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n"
+    "{% if m.content is none %}{% for c in m.tool_calls %}{{ c.function.name + '(' + "
+    "c.function.arguments + ')' }}{% endfor %}{% else %}{{ m.content }}{% endif %}<|im_end|>\n"
+    "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
+
+TEST(Turns, CallsComeOutAsTheTemplateTakesThem) {
+  const Workplace w;
+  base_model(w);
+  w.file("t.jinja", kToolTemplate);
+  for (const std::string arguments : {R"({"a": 1})", R"("{\"a\": 1}")"}) {
+    for (const std::string content : {R"("content":"",)", R"("content":null,)", ""}) {
+      w.file("call.jsonl", R"({"messages":[{"role":"user","content":"add"},{"role":"assistant",)" +
+                               content + R"("tool_calls":[{"type":"function","function":)" +
+                               R"({"name":"add","arguments":)" + arguments + "}}]}]}\n");
+      const Result r = w.hone("show -m base -d call.jsonl --json --chat_template t.jinja");
+      ASSERT_EQ(r.code, 0) << r.err;
+      EXPECT_NE(Json::parse(r.out).at("text").get<std::string>().find("add({\"a\": 1})<|im_end|>"),
+                std::string::npos)
+          << r.out;
+    }
+  }
+}
+
+TEST(Turns, FieldsThatReachNothingAreSaid) {
+  const Workplace w;
+  base_model(w);
+  w.file("d.jsonl",
+         R"({"id":1,"tools":[{"type":"function","function":{"name":"f","parameters":{}}}],)"
+         R"("messages":[{"role":"user","content":"a","name":"Ann"},)"
+         R"({"role":"assistant","content":"b","loss":true}]})"
+         "\n"
+         R"({"id":2,"messages":[{"role":"user","content":"a"},{"role":"assistant","content":"b"}]})"
+         "\n");
+  const Result r = w.hone("sft -m base -d d.jsonl --lora_rank 2 --save_dir o");
+  ASSERT_EQ(r.code, 0) << r.err;
+  const auto said = [&](const std::string& text) {
+    const size_t at = r.err.find(text);
+    return at != std::string::npos && r.err.find(text, at + 1) == std::string::npos;
+  };
+  EXPECT_TRUE(said("fields that are not used: \"id\" (2 records)")) << r.err;
+  EXPECT_TRUE(said("warning: fields of conversations that reach neither text nor mask")) << r.err;
+  EXPECT_TRUE(said("\"name\" (1 record), \"tools\" (1 record)")) << r.err;
+  EXPECT_EQ(r.err.find("\"loss\""), std::string::npos) << r.err;
+}
+
+TEST(Turns, DataOfOtherFormatsIsNamed) {
+  const Workplace w;
+  base_model(w);
+  for (const auto& [name, bytes, what] :
+       {std::tuple{"a.csv", "q,a\n1,2\n", "CSV"}, std::tuple{"b", "PAR1xxxxPAR1", "Parquet"},
+        std::tuple{"c.jsonl.gz", "\x1f\x8b\x08xxxx", "gzip"},
+        std::tuple{"d.zip", "PK\x03\x04xx", "zip"}}) {
+    w.file(name, bytes);
+    const Result r = w.hone(std::string("show -m base -d ") + name);
+    EXPECT_EQ(r.code, 2);
+    EXPECT_NE(r.err.find(what), std::string::npos) << r.err;
+  }
+}
+
+TEST(Turns, WhatIsMissingIsNamed) {
+  const Workplace w;
+  base_model(w);
+  EXPECT_NE(w.hone("chat --prompt x").err.find("--pretrained"), std::string::npos);
+  EXPECT_NE(w.hone("generate --input ask.jsonl").err.find("--pretrained"), std::string::npos);
+  ASSERT_EQ(w.hone("sft -m base -d data.jsonl --lora_rank 2 --save_dir o").code, 0);
+  for (const std::string command : {"chat --prompt x", "generate --input ask.jsonl"}) {
+    const Result r = w.hone(command + " -m o");
+    EXPECT_EQ(r.code, 2);
+    EXPECT_NE(r.err.find("give the model with --pretrained base and this folder with --adapter"),
+              std::string::npos)
+        << r.err;
+  }
+}
+
 }  // namespace
 }  // namespace hone::test

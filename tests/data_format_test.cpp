@@ -71,12 +71,48 @@ TEST(Format, ToolsAndCalls) {
       {"role":"assistant","content":"","tool_calls":[
         {"type":"function","function":{"name":"f","arguments":{"x":1}}}]},
       {"role":"tool","content":"7"},{"role":"assistant","content":"A"}])"));
-  // OpenAI's own spelling goes through as it is.
+  // OpenAI's own spelling: arguments become what their text says, null is as good as absent.
   const std::string openai = R"({"messages":[{"role":"user","content":"Q"},
       {"role":"assistant","content":null,"tool_calls":[{"id":"1","type":"function",
         "function":{"name":"f","arguments":"{\"x\": 1}"}}]},
       {"role":"tool","content":"7","tool_call_id":"1"}],"tools":[{"type":"function"}]})";
-  EXPECT_EQ(messages_of(openai), Json::parse(openai));
+  Json want = Json::parse(openai);
+  want["messages"][1]["content"] = "";
+  want["messages"][1]["tool_calls"][0]["function"]["arguments"] = Json::parse(R"({"x":1})");
+  EXPECT_EQ(messages_of(openai), want);
+  // A text that is no object stays one.
+  const Json odd = messages_of(R"([{"role":"assistant","content":"c","tool_calls":[
+      {"function":{"name":"f","arguments":"not JSON"}},{"name":"g","arguments":"[1]"}]}])");
+  EXPECT_EQ(odd[0]["tool_calls"][0]["function"]["arguments"], "not JSON");
+  EXPECT_EQ(odd[0]["tool_calls"][1]["arguments"], "[1]");
+}
+
+TEST(Format, NullIsAsGoodAsAbsent) {
+  const Json with = messages_of(R"({"conversations":null,"tools":null,"documents":null,"messages":[
+      {"role":"user","content":"Q","tool_calls":null,"name":null},
+      {"role":"assistant","content":null,"weight":null,"tool_calls":[{"id":null,"type":"function",
+        "function":{"name":"f","arguments":{"a":1,"b":null}}}]}]})");
+  EXPECT_EQ(with, messages_of(R"([{"role":"user","content":"Q"},{"role":"assistant","content":"",
+      "tool_calls":[{"type":"function","function":{"name":"f","arguments":{"a":1}}}]}])"));
+  EXPECT_HAS(fault_of(R"([{"role":"assistant","content":null,"tool_calls":null}])"),
+             "has no \"content\"");
+}
+
+TEST(Format, FieldsThatAreNotReadAreNamed) {
+  EXPECT_EQ(record_of(R"({"messages":[{"role":"user","content":"Q"}],"id":7,"source":null,
+      "tools":[]})")
+                .unused,
+            std::vector<std::string>{"id"});
+  EXPECT_EQ(record_of(R"({"question":"Q","answer":"A","level":3})").unused,
+            std::vector<std::string>{"level"});
+  EXPECT_EQ(record_of(R"({"text":"t","meta":{}})").unused, std::vector<std::string>{"meta"});
+  EXPECT_TRUE(
+      record_of(R"({"instruction":"I","input":"i","output":"O","history":[]})").unused.empty());
+  // A system prompt beside the messages is one.
+  EXPECT_EQ(messages_of(R"({"system":"S","messages":[{"role":"user","content":"Q"}]})")[0],
+            Json::parse(R"({"role":"system","content":"S"})"));
+  EXPECT_HAS(fault_of(R"({"system":"S","messages":[{"role":"system","content":"T"}]})"),
+             "leave one of them out");
 }
 
 TEST(Format, ReasoningGoesWhereTheTemplateReadsIt) {
@@ -99,7 +135,16 @@ TEST(Format, TurnsThatAreNotTrained) {
             (std::vector<uint8_t>{0, 1}));
   EXPECT_HAS(fault_of(R"([{"role":"user","content":"Q","weight":1}])"),
              "\"weight\" is 1 on a user");
-  EXPECT_HAS(fault_of(R"([{"role":"assistant","content":"Q","weight":0.5}])"), "expected 0 or 1");
+  EXPECT_HAS(fault_of(R"([{"role":"assistant","content":"Q","weight":0.5}])"), "0 or 1");
+  for (const char* key : {"loss", "train", "training", "trainable", "loss_weight"})
+    for (const auto& [off, on] : {std::pair{"false", "true"}, std::pair{"0", "1"}})
+      EXPECT_EQ(turns(fmt::format(R"([{{"role":"user","content":"Q","{0}":false}},
+          {{"role":"assistant","content":"A","{0}":{1}}},{{"role":"user","content":"Q"}},
+          {{"role":"assistant","content":"B","{0}":{2}}}])",
+                                  key, off, on)),
+                (std::vector<uint8_t>{0, 1}))
+          << key;
+  EXPECT_HAS(fault_of(R"([{"role":"assistant","content":"Q","loss":"no"}])"), "\"loss\" is");
 }
 
 TEST(Format, TextsAndTokens) {

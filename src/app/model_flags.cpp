@@ -83,6 +83,7 @@ std::unique_ptr<data::TextModel> load_text(const std::string& pretrained,
   namespace fs = std::filesystem;
   if (pretrained.empty())
     user_error("flags", "no model was given; use --pretrained DIR, a Hugging Face folder");
+  models::check_model_folder(pretrained);
   if (fs::is_directory(pretrained) && !fs::exists(fs::path(pretrained) / "tokenizer.json") &&
       options.conversation_template.empty())
     return nullptr;

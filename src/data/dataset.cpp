@@ -13,6 +13,7 @@
 
 #include "core/error.h"
 #include "core/thread_pool.h"
+#include "data/fields.h"
 #include "data/format.h"
 #include "data/record_json.h"
 #include "data/source.h"
@@ -24,7 +25,7 @@ namespace fs = std::filesystem;
 namespace {
 
 // Changes when the same records would give other tokens.
-constexpr uint64_t kPreparationVersion = 2;
+constexpr uint64_t kPreparationVersion = 3;
 
 constexpr std::pair<DatasetFormat, std::string_view> kFormatNames[] = {
     {DatasetFormat::kAuto, "auto"},
@@ -182,10 +183,12 @@ struct Dataset::Impl {
   std::vector<int64_t> firsts;               // index of each source's first record, and the size
   std::optional<ConversationEncoder> encoder;
   uint64_t fingerprint = 0;
+  bool checked = false;  // every record was read once
 
   mutable std::mutex mutex;
   mutable Noted untrainable, cut, by_answer;
   std::vector<int32_t> turn_ends;
+  FieldUse fields;
 
   std::pair<size_t, int64_t> locate(int64_t i) const {
     HONE_CHECK(i >= 0 && i < firsts.back());
@@ -225,7 +228,8 @@ struct Dataset::Impl {
 
   TokenizedText tokenize(Record record) const;
   void add_source(const std::string& path, const std::optional<DatasetInfoEntry>& entry);
-  void check_all() const;
+  void check_all();
+  void look_at_fields();
   void find_turn_ends();
 };
 
@@ -318,6 +322,37 @@ void Dataset::Impl::add_source(const std::string& path,
   }
 }
 
+// Fields of the records that were not checked are those of the first ones; then what they change.
+void Dataset::Impl::look_at_fields() {
+  std::string bytes;
+  const auto read = [&](int64_t i) {
+    const auto [source, at] = locate(i);
+    sources[source]->read(at, bytes);
+    return record(source, bytes);
+  };
+  if (!checked) {
+    constexpr int64_t kLookedAt = 1024;
+    for (int64_t i = 0; i < std::min(firsts.back(), kLookedAt); ++i) {
+      try {
+        fields.add(read(i), i);
+      } catch (const RecordError&) {  // told when the record is used
+      }
+    }
+  }
+  if (!encoder) return;
+  fields.find_unreached([&](int64_t i, const std::string& field) {
+    try {
+      Record whole = read(i);
+      Record less = whole;
+      less.conversation = without_field(whole.conversation, field);
+      const TokenizedText a = tokenize(std::move(whole)), b = tokenize(std::move(less));
+      return a.tokens != b.tokens || a.trained != b.trained;
+    } catch (const std::runtime_error&) {
+      return true;  // the template needs it, or the record is refused: told when it is used
+    }
+  });
+}
+
 void Dataset::Impl::find_turn_ends() {
   if (!encoder) return;
   turn_ends = encoder->turn_ends();
@@ -342,7 +377,7 @@ void Dataset::Impl::find_turn_ends() {
 }
 
 // Every record once, on all threads; the first bad one is the one that is told.
-void Dataset::Impl::check_all() const {
+void Dataset::Impl::check_all() {
   const int64_t n = firsts.back();
   std::atomic<int64_t> next{0}, bad{n};
   std::mutex fault_mutex;
@@ -350,14 +385,21 @@ void Dataset::Impl::check_all() const {
   constexpr int64_t kBlock = 256;
   const auto work = [&] {
     std::string bytes;
+    FieldUse seen;
     for (;;) {
       const int64_t begin = next.fetch_add(kBlock);
-      if (begin >= std::min(n, bad.load())) return;
+      if (begin >= std::min(n, bad.load())) {
+        const std::lock_guard lock(fault_mutex);
+        fields.add(seen);
+        return;
+      }
       for (int64_t i = begin; i < std::min(begin + kBlock, n); ++i) {
         const auto [source, at] = locate(i);
         try {
           sources[source]->read(at, bytes);
-          check_group(source, record(source, bytes).kind);
+          const Record r = record(source, bytes);
+          check_group(source, r.kind);
+          seen.add(r, i);
         } catch (...) {
           const std::lock_guard lock(fault_mutex);
           if (i < bad) {
@@ -466,9 +508,18 @@ std::shared_ptr<const Dataset> Dataset::open(TextModel text, DatasetOptions opti
     f.add_value(static_cast<uint64_t>(std::time(nullptr) / 86400));
   impl->fingerprint = f.value();
 
-  if (bytes <= o.check_bytes) impl->check_all();
+  impl->checked = bytes <= o.check_bytes;
+  if (impl->checked) impl->check_all();
+  impl->look_at_fields();
   impl->find_turn_ends();
-  return std::shared_ptr<const Dataset>(new Dataset(std::move(impl)));
+  auto dataset = std::shared_ptr<const Dataset>(new Dataset(std::move(impl)));
+  const std::string unreached = dataset->impl_->fields.unreached_fields();
+  if (!unreached.empty())
+    dataset->warn(
+        fmt::format("fields of conversations that reach neither text nor mask, since the chat "
+                    "template doesn't write them: {}{}",
+                    unreached, dataset->impl_->checked ? "" : " among the first 1024"));
+  return dataset;
 }
 
 int64_t Dataset::size() const { return impl_->firsts.back(); }
@@ -595,6 +646,9 @@ std::vector<std::string> Dataset::describe() const {
                                 impl_->sources[s]->container() == Container::kText
                                     ? "running text"
                                     : dataset_format_name(impl_->first_formats[s])));
+  if (const std::string unused = impl_->fields.unused_fields(); !unused.empty())
+    lines.push_back(fmt::format("fields that are not used: {}{}", unused,
+                                impl_->checked ? "" : " among the first 1024"));
   return lines;
 }
 

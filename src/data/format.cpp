@@ -6,6 +6,7 @@
 #include <array>
 
 #include "core/error.h"
+#include "data/fields.h"
 #include "data/record_json.h"
 
 namespace hone::data {
@@ -176,9 +177,10 @@ void add_messages(const Json& list, const MessageKeys& keys, const FormatRules& 
     } else {
       m["role"] = role;
       if (!content || content->is_null()) {
-        if (role != "assistant" || !find(in, "tool_calls"))
+        const Json* calls = find(in, "tool_calls");
+        if (role != "assistant" || !calls || calls->is_null())
           fail("{} ({}) has no \"{}\"; its keys are {}", where, role, keys.content, keys_of(in));
-        m["content"] = content ? Json(nullptr) : Json("");
+        m["content"] = "";
       } else if (content->is_array()) {
         add_parts(*content, m, where, rules);
       } else {
@@ -188,23 +190,18 @@ void add_messages(const Json& list, const MessageKeys& keys, const FormatRules& 
     bool turn = trained.value_or(true);
     for (const auto& [key, value] : in.items()) {
       if (key == role_key || key == content_key) continue;
-      if (key == "weight" || key == "loss_weight") {
-        const bool on = value.is_number() && value.get<double>() == 1.0;
-        const bool off = value.is_number() && value.get<double>() == 0.0;
-        if (!value.is_null() && !on && !off)
-          fail("{}: \"{}\" is {}; a message is trained or not: expected 0 or 1", where, key,
-               what_is(value));
-        if (m["role"] == "assistant" && off) turn = false;
-        if (m["role"] != "assistant" && on)
+      if (const TrainedKey said = trained_key(key, value, where); said.known) {
+        if (m["role"] == "assistant" && said.on == false) turn = false;
+        if (m["role"] != "assistant" && said.on == true)
           fail(
-              "{}: \"{}\" is 1 on a {} message; only what the assistant says can be trained turn "
-              "by "
-              "turn (--train_on all trains everything)",
-              where, key, role);
+              "{}: \"{}\" is {} on a {} message; only what the assistant says can be trained turn "
+              "by turn (--train_on all trains everything)",
+              where, key, value.dump(), role);
         continue;
       }
-      if (!m.contains(key)) m[key] = value;
+      if (!value.is_null() && !m.contains(key)) m[key] = without_nulls(value);
     }
+    if (const auto calls = m.find("tool_calls"); calls != m.end()) parse_arguments(*calls);
     if (m["role"] == "assistant") record.turn_trained.push_back(turn);
     messages.push_back(std::move(m));
   }
@@ -224,10 +221,14 @@ void finish_chat(Record& record, Json messages, const Json& object, const std::s
                   [](uint8_t t) { return t != 0; }))
     record.turn_trained.clear();
   const Json* tools_value = find(object, tools_key);
-  Json tools = tools_value ? tools_of(*tools_value) : Json(nullptr);
+  Json tools = tools_value ? without_nulls(tools_of(*tools_value)) : Json(nullptr);
   const Json* documents = find(object, "documents");
   if (documents && documents->is_null()) documents = nullptr;
-  if (tools.is_null() && !documents) {
+  const Json* kwargs = find(object, "chat_template_kwargs");
+  if (kwargs && kwargs->is_null()) kwargs = nullptr;
+  if (kwargs && !kwargs->is_object())
+    fail("\"chat_template_kwargs\" is {}; expected an object", what_is(*kwargs));
+  if (tools.is_null() && !documents && !kwargs) {
     record.conversation = std::move(messages);
     return;
   }
@@ -235,6 +236,7 @@ void finish_chat(Record& record, Json messages, const Json& object, const std::s
   record.conversation["messages"] = std::move(messages);
   if (!tools.is_null()) record.conversation["tools"] = std::move(tools);
   if (documents) record.conversation["documents"] = *documents;
+  if (kwargs) record.conversation["chat_template_kwargs"] = *kwargs;
 }
 
 void set_system(Json& messages, std::string system) {
@@ -252,6 +254,15 @@ void interpret_messages(const Json& json, const FormatRules& rules, Record& reco
   if (!list)
     fail("found {}; expected a list of messages or an object with \"messages\"", what_is(json));
   add_messages(as_message_list(*list, "messages"), keys, rules, std::nullopt, messages, record);
+  const std::string system = optional_string(json, "system");
+  if (!system.empty() && !messages.empty()) {
+    if (messages[0]["role"] == "system" || messages[0]["role"] == "developer")
+      fail(
+          "there is a \"system\" beside messages that begin with a {} message; leave one of them "
+          "out",
+          messages[0]["role"].get_ref<const std::string&>());
+    messages.insert(messages.begin(), message("system", system));
+  }
   finish_chat(record, std::move(messages), json, "tools");
 }
 
@@ -381,7 +392,10 @@ DatasetFormat detect(const Json& json) {
          what_is(json[0]));
   }
   if (!json.is_object()) fail("found {}; expected an object or a list of messages", what_is(json));
-  const auto has = [&](const char* key) { return json.contains(key); };
+  const auto has = [&](const char* key) {
+    const Json* v = find(json, key);
+    return v && !v->is_null();
+  };
   if (has("chosen") || has("rejected") || has("chosen_messages") || has("rejected_messages"))
     fail(
         "this is a preference record (keys {}), made for preference training, not for what is done "
@@ -404,6 +418,52 @@ DatasetFormat detect(const Json& json) {
       "{{\"conversations\"}}, {{\"instruction\", \"output\"}}, {{\"prompt\", \"completion\"}}, "
       "{{\"question\", \"answer\"}}, {{\"text\"}}, {{\"tokens\"}}",
       what_is(json));
+}
+
+// Fields that a format reads, by the names they have here.
+std::vector<std::string> read_fields(DatasetFormat format, const FormatRules& rules) {
+  const Columns columns = rules.columns.value_or(Columns{});
+  const auto or_usual = [](const std::string& name, const char* usual) {
+    return name.empty() ? std::string(usual) : name;
+  };
+  const std::string system = or_usual(columns.system, "system");
+  const std::string tools = or_usual(columns.tools, "tools");
+  const std::vector<std::string> chat = {system, tools, "documents", "chat_template_kwargs"};
+  std::vector<std::string> fields;
+  switch (format) {
+    case DatasetFormat::kMessages:
+      fields = {"messages"};
+      break;
+    case DatasetFormat::kShareGpt:
+      fields = {or_usual(columns.messages, "conversations")};
+      break;
+    case DatasetFormat::kAlpaca:
+      fields = {or_usual(columns.prompt, "instruction"), or_usual(columns.query, "input"),
+                or_usual(columns.response, "output"), or_usual(columns.history, "history")};
+      break;
+    case DatasetFormat::kPromptCompletion:
+      fields = {"prompt", "completion"};
+      break;
+    case DatasetFormat::kQuestionAnswer:
+      fields = {"question", "answer"};
+      break;
+    case DatasetFormat::kText:
+      return {or_usual(columns.prompt, "text")};
+    case DatasetFormat::kTokens:
+      return {"tokens", "trained"};
+    case DatasetFormat::kAuto:
+      break;
+  }
+  fields.insert(fields.end(), chat.begin(), chat.end());
+  return fields;
+}
+
+void note_unused(const Json& json, const FormatRules& rules, Record& record) {
+  if (!json.is_object()) return;
+  const std::vector<std::string> fields = read_fields(record.format, rules);
+  for (const auto& [key, value] : json.items())
+    if (!value.is_null() && std::find(fields.begin(), fields.end(), key) == fields.end())
+      record.unused.push_back(key);
 }
 
 }  // namespace
@@ -459,6 +519,7 @@ Record interpret_record(const Json& json, const FormatRules& rules) {
     case DatasetFormat::kAuto:
       HONE_CHECK(false, "format is known here");
   }
+  note_unused(json, rules, record);
   return record;
 }
 

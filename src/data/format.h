@@ -36,6 +36,8 @@ struct Record {
   std::string text;                // kText
   bool whole = true;               // kText: it ends where it ends, not in the middle of a text
 
+  std::vector<std::string> unused;  // fields of the record that its format doesn't read
+
   std::vector<int32_t> tokens;  // kTokens
   std::vector<uint8_t> trained;
   std::vector<int32_t> lengths;  // of its sequences, where they are several

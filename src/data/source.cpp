@@ -7,7 +7,9 @@
 
 #include <algorithm>
 #include <bit>
+#include <cctype>
 #include <cstring>
+#include <filesystem>
 
 #include "core/error.h"
 
@@ -98,6 +100,37 @@ int64_t RangeIndex::memory_bytes() const {
   return static_cast<int64_t>(blocks_.size() * sizeof(Block));
 }
 
+namespace {
+
+// What a file is that holds data in a form that isn't read, and what to do; "" for any other.
+std::string other_format(const std::string& path, int fd) {
+  char head[8] = {};
+  const ssize_t n = ::pread(fd, head, sizeof head, 0);
+  const std::string_view begin(head, static_cast<size_t>(std::max<ssize_t>(n, 0)));
+  std::string ending = std::filesystem::path(path).extension().string();
+  std::transform(ending.begin(), ending.end(), ending.begin(),
+                 [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
+  const auto python = [&](const char* reader) {
+    return fmt::format(
+        "; write it as JSON lines first: python3 -c \"import pandas; "
+        "pandas.{}('{}').to_json('data.jsonl', orient='records', lines=True, force_ascii=False)\"",
+        reader, path);
+  };
+  if (begin.starts_with("PAR1")) return "this is a Parquet file" + python("read_parquet");
+  if (begin.starts_with("ARROW1") || ending == ".arrow" || ending == ".feather")
+    return "this is an Arrow file" + python("read_feather");
+  if (begin.starts_with("\x1f\x8b")) return "this file is compressed by gzip; unpack it: gunzip";
+  if (begin.starts_with("\x28\xb5\x2f\xfd"))
+    return "this file is compressed by zstd; unpack it: zstd -d";
+  if (begin.starts_with("PK\x03\x04"))
+    return "this is a zip archive (or a spreadsheet); unpack it, or write it as JSON lines";
+  if (ending == ".csv") return "this is a CSV file" + python("read_csv");
+  if (ending == ".tsv") return "this is a TSV file" + python("read_table");
+  return "";
+}
+
+}  // namespace
+
 Source::Source(const std::string& path, const SourceOptions& options) : path_(path) {
   fd_ = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
   if (fd_ < 0) {
@@ -113,6 +146,10 @@ Source::Source(const std::string& path, const SourceOptions& options) : path_(pa
                "{}: is not a regular file; a data set is read at random, so write a pipe to a "
                "file first",
                path);
+  }
+  if (const std::string what = other_format(path, fd_); !what.empty()) {
+    ::close(fd_);
+    user_error("dataset", "{}: {}", path, what);
   }
   bytes_ = st.st_size;
   mtime_ns_ = static_cast<int64_t>(st.st_mtim.tv_sec) * 1000000000 + st.st_mtim.tv_nsec;

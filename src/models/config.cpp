@@ -359,7 +359,18 @@ ModelConfig parse_model_config(const std::string& json_text, const std::string& 
   return config;
 }
 
-ModelConfig load_model_config(const std::filesystem::path& folder) {
+// " NAME", the model that an adapter says it was made for; "" where it doesn't.
+std::string base_of_adapter(const std::filesystem::path& folder) {
+  const nlohmann::json json =
+      nlohmann::json::parse(read_whole(folder / "adapter_config.json"), nullptr, false);
+  if (!json.is_object()) return "";
+  const auto it = json.find("base_model_name_or_path");
+  return it != json.end() && it->is_string() && !it->get<std::string>().empty()
+             ? " " + it->get<std::string>()
+             : "";
+}
+
+void check_model_folder(const std::filesystem::path& folder) {
   namespace fs = std::filesystem;
   std::error_code code;
   if (!fs::is_directory(folder, code)) {
@@ -370,9 +381,9 @@ ModelConfig load_model_config(const std::filesystem::path& folder) {
   if (!fs::exists(path, code)) {
     if (fs::exists(folder / "adapter_config.json", code)) {
       user_error(kTag,
-                 "{} holds an adapter, not a model: give the model with --pretrained and this "
+                 "{} holds an adapter, not a model: give the model with --pretrained{} and this "
                  "folder with --adapter",
-                 folder.string());
+                 folder.string(), base_of_adapter(folder));
     }
     if (fs::is_directory(folder / "checkpoints", code)) {
       user_error(
@@ -384,6 +395,11 @@ ModelConfig load_model_config(const std::filesystem::path& folder) {
     user_error(kTag, "{} has no config.json; give the path of a Hugging Face model folder",
                folder.string());
   }
+}
+
+ModelConfig load_model_config(const std::filesystem::path& folder) {
+  check_model_folder(folder);
+  const std::filesystem::path path = folder / "config.json";
   ModelConfig config = parse_model_config(read_whole(path), path.string());
   if (auto ids = generation_eos_ids(folder)) config.eos_token_ids = std::move(*ids);
   return config;

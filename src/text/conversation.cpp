@@ -28,6 +28,7 @@ ConversationEncoder::ConversationEncoder(Tokenizer tokenizer, ChatTemplate chat_
     : tokenizer_(std::move(tokenizer)),
       template_(std::move(chat_template)),
       options_(std::move(options)) {
+  tool_form_ = find_tool_form(template_, options_.render);
   find_turn_ends();
 }
 
@@ -52,6 +53,10 @@ ConversationEncoder::Prepared ConversationEncoder::prepare(const Json& input,
   } else {
     prepared.messages = input;
   }
+  if (input.is_object()) {
+    const auto kwargs = input.find("chat_template_kwargs");
+    if (kwargs != input.end() && kwargs->is_object()) prepared.render.variables.update(*kwargs);
+  }
   Json& messages = prepared.messages;
   if (!messages.is_array() || messages.empty()) {
     user_error("template", "a conversation must be a list of messages, and not an empty one");
@@ -68,6 +73,7 @@ ConversationEncoder::Prepared ConversationEncoder::prepare(const Json& input,
                       Json{{"role", "system"}, {"content", options_.system_prompt}});
     }
   }
+  apply_tool_form(tool_form_, messages);
   if (prepared.render.now < 0) prepared.render.now = static_cast<int64_t>(std::time(nullptr));
   return prepared;
 }

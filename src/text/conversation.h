@@ -9,6 +9,7 @@
 
 #include "text/chat_template.h"
 #include "text/tokenizer.h"
+#include "text/tool_form.h"
 
 namespace hone {
 
@@ -82,6 +83,7 @@ class ConversationEncoder {
   bool close(const std::vector<ByteRange>& specials, ByteRange* span, std::string* text) const;
   void find_turn_ends();
 
+  ToolForm tool_form_;
   std::string turn_end_;  // "" where none was found
   std::vector<int32_t> turn_end_ids_;
   Tokenizer tokenizer_;

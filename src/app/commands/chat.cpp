@@ -59,6 +59,7 @@ class Stream {
 data::TextModel load_model_text(const Flags& f) {
   if (f.model.pretrained.empty())
     user_error("flags", "no model was given; use --pretrained DIR, a Hugging Face folder");
+  models::check_model_folder(f.model.pretrained);
   data::TextModelOptions options = f.text;
   options.adapter = f.model.adapter;
   return data::TextModel::load(f.model.pretrained, options);

@@ -1,4 +1,5 @@
 // hone score: the log-prob of every token of a data set.
+#include <chrono>
 #include <limits>
 
 #include "app/commands/commands.h"
@@ -93,15 +94,21 @@ int run(const Flags& f) {
   const auto model = f.model.load();
   Context ctx = model->context();
   Scorer scorer(ctx, *model, f.micro_batch_tokens, output);
+  const auto begin = std::chrono::steady_clock::now();
+  int64_t tokens = 0;
   for (int64_t i = 0; i < dataset->size(); ++i) {
     data::Sample sample = dataset->get(i);
     if (sample.tokens.empty())
       user_error("dataset", "{}: the sample has no tokens", dataset->location(i));
     dataset->note(sample);
+    tokens += sample.size();
     scorer.add(std::move(sample));
   }
   scorer.flush();
+  const double seconds =
+      std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
   dataset->warn_noted();
+  say(fmt::format("scored {} tokens of {} samples in {:.2f} s", tokens, dataset->size(), seconds));
   output.finish();
   return 0;
 }
