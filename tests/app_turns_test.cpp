@@ -193,34 +193,5 @@ TEST(Turns, FieldsThatReachNothingAreSaid) {
   EXPECT_EQ(r.err.find("\"loss\""), std::string::npos) << r.err;
 }
 
-TEST(Turns, DataOfOtherFormatsIsNamed) {
-  const Workplace w;
-  base_model(w);
-  for (const auto& [name, bytes, what] :
-       {std::tuple{"a.csv", "q,a\n1,2\n", "CSV"}, std::tuple{"b", "PAR1xxxxPAR1", "Parquet"},
-        std::tuple{"c.jsonl.gz", "\x1f\x8b\x08xxxx", "gzip"},
-        std::tuple{"d.zip", "PK\x03\x04xx", "zip"}}) {
-    w.file(name, bytes);
-    const Result r = w.hone(std::string("show -m base -d ") + name);
-    EXPECT_EQ(r.code, 2);
-    EXPECT_NE(r.err.find(what), std::string::npos) << r.err;
-  }
-}
-
-TEST(Turns, WhatIsMissingIsNamed) {
-  const Workplace w;
-  base_model(w);
-  EXPECT_NE(w.hone("chat --prompt x").err.find("--pretrained"), std::string::npos);
-  EXPECT_NE(w.hone("generate --input ask.jsonl").err.find("--pretrained"), std::string::npos);
-  ASSERT_EQ(w.hone("sft -m base -d data.jsonl --lora_rank 2 --save_dir o").code, 0);
-  for (const std::string command : {"chat --prompt x", "generate --input ask.jsonl"}) {
-    const Result r = w.hone(command + " -m o");
-    EXPECT_EQ(r.code, 2);
-    EXPECT_NE(r.err.find("give the model with --pretrained base and this folder with --adapter"),
-              std::string::npos)
-        << r.err;
-  }
-}
-
 }  // namespace
 }  // namespace hone::test

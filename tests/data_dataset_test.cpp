@@ -171,7 +171,10 @@ TEST(Dataset, SeveralFilesAndFolders) {
   folder.write("sub/c.txt", "c1");
   folder.write("sub/notes.csv", "x");
   const auto last = folder.write("z.jsonl", "{\"text\":\"z1\"}");
-  const auto set = open_files({folder / "sub", last});
+  std::string warned;
+  const auto set =
+      open_files({folder / "sub", last}, {.warn = [&](const std::string& w) { warned += w; }});
+  EXPECT_HAS(warned, "1 of its files is not read, being neither JSON nor plain text: notes.csv");
   ASSERT_EQ(set->size(), 5);
   std::string joined, text;
   for (int64_t i = 0; i < set->size(); ++i) {
@@ -207,6 +210,9 @@ TEST(Dataset, FaultsNameFileAndLine) {
   EXPECT_HAS(message_of<UserError>([&] { open_files({}); }), "no file was given");
   std::filesystem::create_directory(folder / "empty");
   EXPECT_HAS(message_of<UserError>([&] { open_files({folder / "empty"}); }), "holds no .jsonl");
+  folder.write("empty/train.parquet", "PAR1");
+  EXPECT_HAS(message_of<UserError>([&] { open_files({folder / "empty"}); }),
+             "train.parquet is a Parquet file");
   // The first bad line is told, however many threads look.
   std::string many = good;
   for (int i = 0; i < 5000; ++i) many += i < 1000 ? good : "{\"text\":1}\n";

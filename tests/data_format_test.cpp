@@ -222,6 +222,8 @@ TEST(Format, WhatIsNotJson) {
   EXPECT_HAS(fault("{\"a\":1"), "not valid JSON at byte");
   EXPECT_HAS(fault("{\"a\":1} {\"b\":2}"), "not valid JSON at byte");
   EXPECT_HAS(fault("hello"), "not valid JSON at byte 1");
+  EXPECT_HAS(fault("{"), "expected one complete JSON value on one line");
+  EXPECT_HAS(fault("{'a': 1}"), "single quotes are Python's");
   EXPECT_HAS(fault(std::string("{\"a\":\"\0\"}", 10)), "not valid JSON");
   EXPECT_HAS(fault("{\"a\":\"\\ud800\"}"), "not valid JSON");
   EXPECT_HAS(fault("{\"a\":\"\xC3\x28\"}"), "invalid UTF-8: byte 0xC3 at byte 6");

@@ -149,7 +149,19 @@ TEST(Source, WhatIsWrongIsNamed) {
   EXPECT_HAS(message_of<UserError>([&] { Source(folder / "missing", {}); }), "no such file");
   EXPECT_HAS(message_of<UserError>([&] { Source(folder.path(), {}); }), "not a regular file");
   EXPECT_HAS(fault("a.jsonl", "\x1F\x8B\x08"), "gzip");
-  EXPECT_HAS(fault("a.parquet", "PAR1xx"), "Parquet");
+  EXPECT_HAS(fault("a.parquet", "PAR1xx"), "is a Parquet file; make JSON lines of it: python3 -c");
+  EXPECT_HAS(fault("a.arrow", "ARROW1xx"), "Dataset.from_file(");
+  EXPECT_HAS(fault("a.csv", "prompt,completion\nx,y\n"),
+             "is a CSV file (it begins with prompt,completion); make JSON lines of it");
+  EXPECT_HAS(fault("a.tsv", "prompt\tcompletion\r\nx\ty\n"), "read_csv(");
+  EXPECT_HAS(fault("b.tsv", "prompt\tcompletion\r\nx\ty\n"), "sep='\\t'");
+  EXPECT_HAS(fault("a.csv", "\xEF\xBB\xBF" + std::string(79, 'a') + "\xC3\xA9,b\n"), "CSV");
+  EXPECT_HAS(fault("a.csv.gz", "\x1F\x8B\x08"), "gunzip -k");
+  EXPECT_HAS(fault("a.jsonl", "PK\x03\x04xx"), "is a zip archive");
+  EXPECT_HAS(fault("a.jsonl", "version https://git-lfs.github.com/spec/v1\n"), "git lfs pull");
+  // Their names don't matter where the content is JSON, or running text is asked for.
+  EXPECT_EQ(Source(folder.write("c.csv", "{}\n{}\n"), {}).size(), 2);
+  EXPECT_EQ(Source(folder.write("d.csv", "a,b\n"), {.text = true}).container(), Container::kText);
   EXPECT_HAS(fault("a.jsonl", std::string("\xFF\xFE{\0", 4)), "UTF-16");
   EXPECT_HAS(fault("a.json", "[{\"a\":1},\n{\"b\":2}"), ":2: the file ends inside its array");
   EXPECT_HAS(fault("a.json", "[{\"a\":\"b\n"), "the file ends inside its array");

@@ -325,8 +325,6 @@ TEST_F(ConfigFolder, GenerationConfigGivesEos) {
 
 TEST_F(ConfigFolder, MissingFiles) {
   EXPECT_NE(load_error().find("no config.json"), std::string::npos);
-  write("adapter_config.json", "{}");
-  EXPECT_NE(load_error().find("--adapter"), std::string::npos);
   folder_ /= "absent";
   EXPECT_NE(load_error().find("not a folder"), std::string::npos);
 }

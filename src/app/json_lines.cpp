@@ -7,6 +7,7 @@
 #include <iostream>
 
 #include "core/error.h"
+#include "data/foreign_file.h"
 #include "data/record_json.h"
 
 namespace hone::app {
@@ -42,6 +43,10 @@ bool JsonLines::next(Json& value) {
                    where(), kMaxLineBytes);
     }
     if (line_ == 1 && text_.starts_with("\xEF\xBB\xBF")) text_.erase(0, 3);
+    if (line_ == 1 && path_ != "-") {
+      if (const std::string foreign = data::foreign_file(path_, text_); !foreign.empty())
+        user_error("input", "{} {}", path_, foreign);
+    }
     if (text_.find_first_not_of(" \t\r") != std::string::npos) break;
   }
   try {

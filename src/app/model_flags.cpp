@@ -24,8 +24,6 @@ void ModelFlags::add(Command& c) {
 std::unique_ptr<io::LoadedModel> ModelFlags::load(const std::string& folder,
                                                   const std::string& with_adapter,
                                                   bool copy_weights) const {
-  if (folder.empty())
-    user_error("flags", "no model was given; use --pretrained DIR, a Hugging Face folder");
   if (threads < 0) user_error("flags", "--threads {}: use 0 for all cores, or more", threads);
   auto model = std::make_unique<io::LoadedModel>(
       io::LoadOptions{.folder = folder,
@@ -81,9 +79,6 @@ std::vector<int32_t> stop_ids(const models::ModelConfig& config, const std::stri
 std::unique_ptr<data::TextModel> load_text(const std::string& pretrained,
                                            const data::TextModelOptions& options) {
   namespace fs = std::filesystem;
-  if (pretrained.empty())
-    user_error("flags", "no model was given; use --pretrained DIR, a Hugging Face folder");
-  models::check_model_folder(pretrained);
   if (fs::is_directory(pretrained) && !fs::exists(fs::path(pretrained) / "tokenizer.json") &&
       options.conversation_template.empty())
     return nullptr;

@@ -14,6 +14,7 @@
 #include "core/error.h"
 #include "core/thread_pool.h"
 #include "data/fields.h"
+#include "data/foreign_file.h"
 #include "data/format.h"
 #include "data/record_json.h"
 #include "data/source.h"
@@ -48,15 +49,24 @@ std::string_view group_name(Group group) {
   return group == Group::kChats ? "conversations" : "plain texts";
 }
 
-std::vector<std::string> files_of_folder(const fs::path& folder) {
-  std::vector<std::string> files;
+// Data in forms that aren't read is told; where there is no other, what to do is told as of a file.
+std::vector<std::string> files_of_folder(const fs::path& folder,
+                                         const std::function<void(const std::string&)>& warn) {
+  std::vector<std::string> files, foreign;
   for (const auto& entry : fs::directory_iterator(folder)) {
     const std::string ending = entry.path().extension().string();
     if (!entry.is_regular_file() || entry.path().filename() == "dataset_info.json") continue;
+    if (is_foreign_name(entry.path().string())) foreign.push_back(entry.path().string());
     if (ending == ".jsonl" || ending == ".json" || ending == ".ndjson" || ending == ".txt")
       files.push_back(entry.path().string());
   }
   std::sort(files.begin(), files.end());
+  std::sort(foreign.begin(), foreign.end());
+  if (files.empty() && !foreign.empty()) return {foreign[0]};
+  if (!foreign.empty() && warn)
+    warn(fmt::format("{}: {} of its files {} not read, being neither JSON nor plain text: {}{}",
+                     folder.string(), foreign.size(), foreign.size() == 1 ? "is" : "are",
+                     fs::path(foreign[0]).filename().string(), foreign.size() > 1 ? ", ..." : ""));
   if (files.empty())
     user_error("dataset", "{}: the folder holds no .jsonl, .json or .txt file", folder.string());
   return files;
@@ -452,7 +462,8 @@ std::shared_ptr<const Dataset> Dataset::open(TextModel text, DatasetOptions opti
   std::error_code ignored;
   for (const std::string& path : o.paths) {
     if (fs::is_directory(path, ignored)) {
-      for (const std::string& file : files_of_folder(path)) impl->add_source(file, std::nullopt);
+      for (const std::string& file : files_of_folder(path, o.warn))
+        impl->add_source(file, std::nullopt);
     } else if (!o.dataset_info.empty() && !fs::exists(path, ignored)) {
       const DatasetInfoEntry entry = find_dataset_info(o.dataset_info, path);
       const fs::path file = fs::path(o.dataset_info).parent_path() / entry.file;

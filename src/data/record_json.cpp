@@ -30,6 +30,14 @@ void check_depth(std::string_view bytes) {
   }
 }
 
+// What is often the matter with what isn't JSON.
+std::string_view hint_of_broken(std::string_view bytes, size_t at) {
+  if (at > bytes.size()) return " on one line";
+  if (at <= bytes.size() && at > 0 && bytes[at - 1] == '\'')
+    return "; single quotes are Python's: write records with json.dumps";
+  return "";
+}
+
 }  // namespace
 
 std::string keys_of(const Json& object) {
@@ -113,8 +121,8 @@ Json parse_json_record(std::string_view bytes) {
       why.remove_prefix(at);
     if (const size_t at = why.find("; last read"); at != std::string_view::npos)
       why = why.substr(0, at);
-    fail("not valid JSON at byte {} of the record ({}); expected one complete JSON value", e.byte,
-         why);
+    fail("not valid JSON at byte {} of the record ({}); expected one complete JSON value{}", e.byte,
+         why, hint_of_broken(bytes, e.byte));
   } catch (const Json::exception& e) {
     fail("not valid JSON: {}", e.what());
   }

@@ -7,11 +7,10 @@
 
 #include <algorithm>
 #include <bit>
-#include <cctype>
 #include <cstring>
-#include <filesystem>
 
 #include "core/error.h"
+#include "data/foreign_file.h"
 
 namespace hone::data {
 
@@ -100,37 +99,6 @@ int64_t RangeIndex::memory_bytes() const {
   return static_cast<int64_t>(blocks_.size() * sizeof(Block));
 }
 
-namespace {
-
-// What a file is that holds data in a form that isn't read, and what to do; "" for any other.
-std::string other_format(const std::string& path, int fd) {
-  char head[8] = {};
-  const ssize_t n = ::pread(fd, head, sizeof head, 0);
-  const std::string_view begin(head, static_cast<size_t>(std::max<ssize_t>(n, 0)));
-  std::string ending = std::filesystem::path(path).extension().string();
-  std::transform(ending.begin(), ending.end(), ending.begin(),
-                 [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
-  const auto python = [&](const char* reader) {
-    return fmt::format(
-        "; write it as JSON lines first: python3 -c \"import pandas; "
-        "pandas.{}('{}').to_json('data.jsonl', orient='records', lines=True, force_ascii=False)\"",
-        reader, path);
-  };
-  if (begin.starts_with("PAR1")) return "this is a Parquet file" + python("read_parquet");
-  if (begin.starts_with("ARROW1") || ending == ".arrow" || ending == ".feather")
-    return "this is an Arrow file" + python("read_feather");
-  if (begin.starts_with("\x1f\x8b")) return "this file is compressed by gzip; unpack it: gunzip";
-  if (begin.starts_with("\x28\xb5\x2f\xfd"))
-    return "this file is compressed by zstd; unpack it: zstd -d";
-  if (begin.starts_with("PK\x03\x04"))
-    return "this is a zip archive (or a spreadsheet); unpack it, or write it as JSON lines";
-  if (ending == ".csv") return "this is a CSV file" + python("read_csv");
-  if (ending == ".tsv") return "this is a TSV file" + python("read_table");
-  return "";
-}
-
-}  // namespace
-
 Source::Source(const std::string& path, const SourceOptions& options) : path_(path) {
   fd_ = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
   if (fd_ < 0) {
@@ -146,10 +114,6 @@ Source::Source(const std::string& path, const SourceOptions& options) : path_(pa
                "{}: is not a regular file; a data set is read at random, so write a pipe to a "
                "file first",
                path);
-  }
-  if (const std::string what = other_format(path, fd_); !what.empty()) {
-    ::close(fd_);
-    user_error("dataset", "{}: {}", path, what);
   }
   bytes_ = st.st_size;
   mtime_ns_ = static_cast<int64_t>(st.st_mtim.tv_sec) * 1000000000 + st.st_mtim.tv_nsec;
@@ -205,22 +169,13 @@ void Source::check_unchanged() const {
 void Source::find_container(const SourceOptions& options) {
   std::string head(std::min<int64_t>(bytes_, 64 << 10), '\0');
   head.resize(read_at(0, head.data(), head.size()));
-  const auto starts = [&](std::string_view magic) { return head.starts_with(magic); };
-  if (starts("\xFF\xFE") || starts("\xFE\xFF"))
-    user_error("dataset", "{}: is UTF-16; convert it to UTF-8 (iconv -f UTF-16 -t UTF-8)", path_);
-  if (starts("\x1F\x8B"))
-    user_error("dataset", "{}: is compressed with gzip; unpack it first (gunzip)", path_);
-  if (starts("\x28\xB5\x2F\xFD"))
-    user_error("dataset", "{}: is compressed with zstd; unpack it first (unzstd)", path_);
-  if (starts("PK\x03\x04")) user_error("dataset", "{}: is a zip archive; unpack it first", path_);
-  if (starts("PAR1"))
-    user_error("dataset", "{}: is a Parquet file; export it as JSON lines first", path_);
-  if (starts("ARROW1"))
-    user_error("dataset", "{}: is an Arrow file; export it as JSON lines first", path_);
-  if (starts("\xEF\xBB\xBF")) start_ = 3;
-
-  if (ends_with_any(path_, {".txt", ".text", ".md"}) ||
-      (options.text && !ends_with_any(path_, {".json", ".jsonl", ".ndjson"}))) {
+  if (head.starts_with("\xEF\xBB\xBF")) start_ = 3;
+  const bool text = ends_with_any(path_, {".txt", ".text", ".md"}) ||
+                    (options.text && !ends_with_any(path_, {".json", ".jsonl", ".ndjson"}));
+  const bool table_as_text = text && ends_with_any(path_, {".csv", ".tsv"});  // if it's asked for
+  const std::string foreign = foreign_file(path_, std::string_view(head).substr(start_));
+  if (!foreign.empty() && !table_as_text) user_error("dataset", "{} {}", path_, foreign);
+  if (text) {
     container_ = Container::kText;
     return;
   }

@@ -359,18 +359,7 @@ ModelConfig parse_model_config(const std::string& json_text, const std::string& 
   return config;
 }
 
-// " NAME", the model that an adapter says it was made for; "" where it doesn't.
-std::string base_of_adapter(const std::filesystem::path& folder) {
-  const nlohmann::json json =
-      nlohmann::json::parse(read_whole(folder / "adapter_config.json"), nullptr, false);
-  if (!json.is_object()) return "";
-  const auto it = json.find("base_model_name_or_path");
-  return it != json.end() && it->is_string() && !it->get<std::string>().empty()
-             ? " " + it->get<std::string>()
-             : "";
-}
-
-void check_model_folder(const std::filesystem::path& folder) {
+ModelConfig load_model_config(const std::filesystem::path& folder) {
   namespace fs = std::filesystem;
   std::error_code code;
   if (!fs::is_directory(folder, code)) {
@@ -379,27 +368,9 @@ void check_model_folder(const std::filesystem::path& folder) {
   }
   const fs::path path = folder / "config.json";
   if (!fs::exists(path, code)) {
-    if (fs::exists(folder / "adapter_config.json", code)) {
-      user_error(kTag,
-                 "{} holds an adapter, not a model: give the model with --pretrained{} and this "
-                 "folder with --adapter",
-                 folder.string(), base_of_adapter(folder));
-    }
-    if (fs::is_directory(folder / "checkpoints", code)) {
-      user_error(
-          kTag,
-          "{} has no config.json: its run isn't finished; give the newest of its checkpoints, "
-          "{}/step-N",
-          folder.string(), (folder / "checkpoints").string());
-    }
     user_error(kTag, "{} has no config.json; give the path of a Hugging Face model folder",
                folder.string());
   }
-}
-
-ModelConfig load_model_config(const std::filesystem::path& folder) {
-  check_model_folder(folder);
-  const std::filesystem::path path = folder / "config.json";
   ModelConfig config = parse_model_config(read_whole(path), path.string());
   if (auto ids = generation_eos_ids(folder)) config.eos_token_ids = std::move(*ids);
   return config;

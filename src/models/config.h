@@ -59,8 +59,6 @@ struct ModelConfig {
 ModelConfig parse_model_config(const std::string& json_text, const std::string& source);
 
 // Reads FOLDER/config.json and, where present, FOLDER/generation_config.json (eos ids only).
-// UserError where FOLDER is none of a model's, saying what it is instead.
-void check_model_folder(const std::filesystem::path& folder);
 ModelConfig load_model_config(const std::filesystem::path& folder);
 // eos_token_id of FOLDER/generation_config.json; null where there is none.
 std::optional<std::vector<int32_t>> generation_eos_ids(const std::filesystem::path& folder);

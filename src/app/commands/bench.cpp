@@ -2,6 +2,7 @@
 #include "plan/bench.h"
 
 #include "app/commands/commands.h"
+#include "app/pretrained.h"
 #include "app/terminal.h"
 #include "app/units.h"
 #include "core/error.h"
@@ -25,8 +26,7 @@ void add_bench(Cli& cli) {
   c.flag("--threads", o->threads, "Threads; 0: all cores");
   c.flag("--trace", o->trace, "Write a Chrome trace of the step here", "FILE");
   c.run([o, dtype, keep] {
-    if (o->pretrained.empty())
-      user_error("flags", "no model was given; use --pretrained DIR, a folder with config.json");
+    check_pretrained(o->pretrained);
     o->dtype = parse_dtype("--dtype", *dtype).value_or(DType::bf16);
     o->recompute = !*keep;
     Output out;

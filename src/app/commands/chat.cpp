@@ -7,6 +7,7 @@
 #include "app/commands/commands.h"
 #include "app/json_lines.h"
 #include "app/model_flags.h"
+#include "app/pretrained.h"
 #include "app/prompts.h"
 #include "app/terminal.h"
 #include "app/version.h"
@@ -57,9 +58,7 @@ class Stream {
 };
 
 data::TextModel load_model_text(const Flags& f) {
-  if (f.model.pretrained.empty())
-    user_error("flags", "no model was given; use --pretrained DIR, a Hugging Face folder");
-  models::check_model_folder(f.model.pretrained);
+  check_pretrained(f.model.pretrained);
   data::TextModelOptions options = f.text;
   options.adapter = f.model.adapter;
   return data::TextModel::load(f.model.pretrained, options);

@@ -9,6 +9,7 @@
 #include "app/commands/commands.h"
 #include "app/json_lines.h"
 #include "app/model_flags.h"
+#include "app/pretrained.h"
 #include "app/prompts.h"
 #include "app/terminal.h"
 #include "app/version.h"
@@ -56,6 +57,7 @@ std::string completion_text(const Tokenizer& tokenizer, const std::vector<int32_
 }
 
 int run(const Flags& f) {
+  check_pretrained(f.model.pretrained);
   rollout::SamplingOptions options = f.sampling.o;
   rollout::check_sampling(options);
   JsonLines input(f.input);

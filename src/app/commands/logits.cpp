@@ -3,6 +3,7 @@
 #include "app/commands/commands.h"
 #include "app/json_lines.h"
 #include "app/model_flags.h"
+#include "app/pretrained.h"
 #include "app/terminal.h"
 #include "app/version.h"
 #include "core/error.h"
@@ -17,6 +18,7 @@ struct Flags {
 };
 
 int run(const Flags& f) {
+  check_pretrained(f.model.pretrained);
   if (f.output.empty() || f.output == "-")
     user_error("flags", "no output was given; use --output FILE.safetensors");
   const int64_t vocab = models::load_model_config(f.model.pretrained).vocab_size;

@@ -9,6 +9,7 @@
 #include "app/logits.h"
 #include "app/model_flags.h"
 #include "app/model_folder.h"
+#include "app/pretrained.h"
 #include "app/prompts.h"
 #include "app/terminal.h"
 #include "app/units.h"
@@ -236,6 +237,7 @@ Certificate certify(io::LoadedModel& before, io::LoadedModel& after,
 }
 
 int run(const Flags& f) {
+  check_pretrained(f.model.pretrained);
   if (f.model.adapter.empty())
     user_error("flags", "no adapter was given; use --adapter DIR, a PEFT folder");
   check_output_folder(f.output, f.overwrite);

@@ -3,6 +3,7 @@
 
 #include "app/commands/commands.h"
 #include "app/commands/sft_flags.h"
+#include "app/pretrained.h"
 #include "app/terminal.h"
 
 namespace hone::app {
@@ -18,6 +19,7 @@ void add_plan(Cli& cli) {
   const auto flags = add_sft_flags(c);
   c.run([&c, flags, json] {
     const SftRequest request = sft_request(c, *flags, /*need_data=*/false);
+    check_pretrained(request.options.pretrained);
     for (const std::string& note : request.notes) say(note);
     const train::SftOptions options = plan::fit_memory(request.options);
     const plan::Plan p = plan::plan_sft(options);

@@ -5,6 +5,7 @@
 #include "app/commands/commands.h"
 #include "app/json_lines.h"
 #include "app/model_flags.h"
+#include "app/pretrained.h"
 #include "app/terminal.h"
 #include "app/version.h"
 #include "core/error.h"
@@ -76,6 +77,7 @@ class Scorer {
 };
 
 int run(const Flags& f) {
+  check_pretrained(f.model.pretrained);
   if (f.data.paths.empty()) user_error("flags", "no data was given; use --dataset FILE");
   if (f.micro_batch_tokens < 1)
     user_error("flags", "--micro_batch_tokens {}: use 1 or more", f.micro_batch_tokens);

@@ -6,6 +6,7 @@
 #include "app/commands/commands.h"
 #include "app/commands/sft_flags.h"
 #include "app/interrupt.h"
+#include "app/pretrained.h"
 #include "app/terminal.h"
 #include "core/process.h"
 #include "io/files.h"
@@ -54,6 +55,7 @@ std::string next_step(const train::SftOptions& o) {
 }
 
 int run(SftRequest request) {
+  check_pretrained(request.options.pretrained);
   if (!request.config_file.empty())
     io::write_file_atomically(request.config_file,
                               train::options_json(request.options).dump(2) + "\n");

@@ -4,6 +4,7 @@
 #include <nlohmann/json.hpp>
 
 #include "app/model_flags.h"
+#include "app/pretrained.h"
 #include "app/units.h"
 #include "app/version.h"
 #include "core/error.h"
@@ -403,8 +404,7 @@ SftRequest sft_request(const Command& c, const SftFlags& f, bool need_data) {
   SftRequest r;
   train::SftOptions& o = r.options;
   o = f.o;
-  if (o.pretrained.empty())
-    user_error("flags", "no model was given; use --pretrained DIR, a Hugging Face folder");
+  require_pretrained(o.pretrained);
   if (need_data && o.dataset.empty()) user_error("flags", "no data was given; use --dataset FILE");
   check_original(c, f, r);
   o.dtype = parse_dtype("--dtype", f.dtype);

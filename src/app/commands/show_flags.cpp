@@ -3,6 +3,7 @@
 #include "app/commands/show.h"
 #include "app/commands/tokenize.h"
 #include "app/model_flags.h"
+#include "app/pretrained.h"
 #include "app/terminal.h"
 #include "app/version.h"
 #include "core/error.h"
@@ -16,8 +17,7 @@ struct ShowFlags {
 };
 
 int run_show_flags(const ShowFlags& f) {
-  if (f.o.pretrained.empty())
-    user_error("flags", "no model was given; use --pretrained DIR (its weights are not needed)");
+  check_pretrained(f.o.pretrained, "tokenizer.json");
   if (f.o.data.paths.empty()) user_error("flags", "no data was given; use --dataset FILE");
   ShowOptions options = f.o;
   options.data.format = data::parse_dataset_format(f.format);
@@ -76,8 +76,7 @@ void add_tokenize(Cli& cli) {
   c.group(kCommonGroup);
   c.config_files();
   c.run([f] {
-    if (f->pretrained.empty())
-      user_error("flags", "no model was given; use --pretrained DIR (its weights are not needed)");
+    check_pretrained(f->pretrained, "tokenizer.json");
     if (f->input.empty())
       user_error("flags", "no input was given; use --input FILE, or - for stdin");
     return run_tokenize(*f);

@@ -11,6 +11,7 @@
 
 #include "core/error.h"
 #include "core/thread_pool.h"
+#include "data/foreign_file.h"
 #include "data/record_json.h"
 #include "text/tokenizer.h"
 
@@ -65,6 +66,13 @@ std::string convert(const Tokenizer& tokenizer, const TokenizeOptions& options,
   return Json(tokenizer.decode(ids)).dump();
 }
 
+// The first line without a byte order mark. UserError if it tells that this isn't JSON.
+void begin_of_input(const std::string& path, std::string& line) {
+  if (line.starts_with("\xEF\xBB\xBF")) line.erase(0, 3);
+  const std::string foreign = path == "-" ? "" : data::foreign_file(path, line);
+  if (!foreign.empty()) user_error("tokenize", "{} {}", path, foreign);
+}
+
 }  // namespace
 
 int run_tokenize(const TokenizeOptions& options, std::FILE* out) {
@@ -87,7 +95,7 @@ int run_tokenize(const TokenizeOptions& options, std::FILE* out) {
     while (lines.size() < kLinesAtOnce && bytes < kBytesAtOnce) {
       more = read_line(in, line);
       if (!more) break;
-      if (lines_done == 0 && lines.empty() && line.starts_with("\xEF\xBB\xBF")) line.erase(0, 3);
+      if (lines_done == 0 && lines.empty()) begin_of_input(options.input, line);
       while (!line.empty() && (line.back() == '\r' || line.back() == ' ')) line.pop_back();
       bytes += line.size();
       const bool too_long = line.size() > kMaxLineBytes;
