@@ -211,12 +211,17 @@ fs::path write_checkpoint(const fs::path& checkpoints, int64_t step,
   remove_leftovers(checkpoints);
   if (options.save_total_limit > 0) {
     std::vector<int64_t> steps = list_checkpoints(checkpoints);
+    std::erase_if(steps, [&](int64_t s) { return s == options.keep && s != step; });
     while (static_cast<int>(steps.size()) > options.save_total_limit && steps.front() != step) {
       remove_checkpoint(checkpoints, steps.front());
       steps.erase(steps.begin());
     }
   }
   return final;
+}
+
+fs::path checkpoint_folder(const fs::path& checkpoints, int64_t step) {
+  return folder_of(checkpoints, step);
 }
 
 std::vector<int64_t> list_checkpoints(const fs::path& checkpoints,

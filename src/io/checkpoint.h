@@ -34,7 +34,8 @@ struct StateTensor {
 };
 
 struct CheckpointOptions {
-  int save_total_limit = 0;  // 0: keep all; n: the newest n, the one just written included
+  int save_total_limit = 0;  // 0: keep all; n: the newest n, the one just written included ...
+  int64_t keep = -1;         // ... and this step's beside them
   // Writes further files into the checkpoint's folder, before it is put in place.
   std::function<void(const std::filesystem::path& folder)> write_more = nullptr;
 };
@@ -107,6 +108,8 @@ std::optional<std::filesystem::path> latest_checkpoint(const std::filesystem::pa
 // Where a run's folder has no result yet: "; its run isn't finished, use RUN/checkpoints/step-N,
 // its newest checkpoint", or with a folder of checkpoints the newest of these; else "".
 std::string checkpoint_hint(const std::filesystem::path& folder);
+// CHECKPOINTS/step-N.
+std::filesystem::path checkpoint_folder(const std::filesystem::path& checkpoints, int64_t step);
 // Opens the newest one whose every byte verifies, passing over damaged ones; null: none.
 std::optional<TrainingCheckpoint> open_latest_checkpoint(
     const std::filesystem::path& checkpoints, std::vector<std::string>* skipped = nullptr);

@@ -59,6 +59,7 @@ std::filesystem::path save_checkpoint(const std::filesystem::path& checkpoints, 
   }
   return io::write_checkpoint(checkpoints, step, tensors, state,
                               {.save_total_limit = options.save_total_limit,
+                               .keep = options.keep,
                                .write_more = [&](const std::filesystem::path& folder) {
                                  io::save_files_beside_weights(folder, model);
                                  if (options.write_more) options.write_more(folder);

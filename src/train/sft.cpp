@@ -9,6 +9,7 @@
 #include "exec/profile.h"
 #include "io/checkpoint.h"
 #include "io/files.h"
+#include "train/best_eval.h"
 #include "train/checkpointing.h"
 #include "train/evaluate.h"
 #include "train/resume.h"
@@ -169,6 +170,12 @@ class Run {
     checkpoint_ = std::move(from.checkpoint);
     done_ = from.step;
     updates_ = from.updates;
+    best_.restore(checkpoint_->state().value("best", Json()));
+    if (o_.keep_best && best_.known() && !std::filesystem::exists(best_checkpoint())) {
+      say(fmt::format("warning: {} is gone: the best evaluation is looked for anew",
+                      best_checkpoint().string()));
+      best_ = {};
+    }
     // The split into micro-batches decides the last bits of gradients.
     if (o_.micro_batch_tokens == 0) micro_batch_tokens_ = from.micro_batch_tokens;
     if (micro_batch_tokens_ != from.micro_batch_tokens) {
@@ -251,10 +258,24 @@ class Run {
                           each * static_cast<double>(steps_ - done_), m.tokens, m.peak_memory});
       }
       const bool stop = stopped();
-      if (done_ < steps_ && (stop || (o_.save_steps > 0 && done_ % o_.save_steps == 0))) save(stop);
+      const BestEval before = best_;
+      const bool better = m.eval_loss && best_.add(done_, *m.eval_loss) && o_.keep_best;
+      if (done_ < steps_ && (stop || better || (o_.save_steps > 0 && done_ % o_.save_steps == 0))) {
+        save(stop);
+        // Nothing else holds the best weights.
+        if (better && !std::filesystem::exists(best_checkpoint())) best_ = before;
+      }
       if (stop && done_ < steps_) {
         say(fmt::format("interrupted after step {}; go on with --resume auto", done_));
         return SftEnd::interrupted;
+      }
+      if (m.eval_loss && o_.early_stopping > 0 && best_.since() >= o_.early_stopping &&
+          done_ < steps_) {
+        say(
+            fmt::format("stopped early after step {}: {} evaluations in a row were no better than "
+                        "step {} (eval loss {:.4f})",
+                        done_, best_.since(), best_.step(), best_.loss()));
+        break;
       }
     }
     dataset_->warn_noted();
@@ -374,17 +395,16 @@ class Run {
   }
 
   Json state() const {
-    return {{"step", done_},
-            {"updates", updates_},
-            {"identity", identity()},
-            {"micro_batch_tokens", micro_batch_tokens_},
-            {"config", options_json(o_)}};
+    return {{"step", done_},          {"updates", updates_},
+            {"identity", identity()}, {"micro_batch_tokens", micro_batch_tokens_},
+            {"best", best_.state()},  {"config", options_json(o_)}};
   }
 
   std::filesystem::path write_checkpoint(int save_total_limit) {
     return save_checkpoint(
         folder_->checkpoints(), done_, *model_, *adamw_, state(),
         {.save_total_limit = save_total_limit,
+         .keep = o_.keep_best && best_.known() ? best_.step() : -1,
          .write_more = [this](const std::filesystem::path& folder) { write_text_side(folder); }});
   }
 
@@ -404,7 +424,21 @@ class Run {
     }
   }
 
+  std::filesystem::path best_checkpoint() const {
+    return io::checkpoint_folder(folder_->checkpoints(), best_.step());
+  }
+
+  void restore_best() {
+    if (!o_.keep_best || !best_.known()) return;
+    if (best_.step() != done_) {
+      restore_checkpoint(io::TrainingCheckpoint::open(best_checkpoint()), ctx_, *model_, *adamw_);
+    }
+    say(fmt::format("the result is step {}, with the lowest eval loss ({:.4f})", best_.step(),
+                    best_.loss()));
+  }
+
   void save_result() {
+    restore_best();
     if (model_->adapter_config()) {
       io::save_adapter(folder_->path(), *model_);
       say(fmt::format("saved the adapter in {}", folder_->path().string()));
@@ -483,7 +517,8 @@ class Run {
   std::vector<int32_t> stop_ids_;
   int64_t steps_per_epoch_ = 0, steps_ = 0, warmup_ = 0, micro_batch_tokens_ = 0;
   int64_t done_ = 0, first_ = 0;
-  long faults_ = 0;      // major ones, when the first step was done
+  long faults_ = 0;  // major ones, when the first step was done
+  BestEval best_;
   int64_t updates_ = 0;  // made so far: what Adam's bias correction counts
   int64_t skipped_ = 0;
   bool finished_before_ = false, log_failed_ = false;

@@ -74,8 +74,10 @@ struct SftOptions {
   int save_total_limit = 2;
   OnSaveError on_save_error = OnSaveError::stop;
   std::string tensorboard_dir;
-  int64_t eval_steps = 0;    // 0: at the end of each epoch
-  int64_t eval_samples = 3;  // answers shown at eval
+  int64_t eval_steps = 0;      // 0: at the end of each epoch
+  bool keep_best = false;      // the result is what evaluated best
+  int64_t early_stopping = 0;  // evaluations without improvement that end the run; 0: none do
+  int64_t eval_samples = 3;    // answers shown at eval
   int64_t eval_max_new_tokens = 64;
   bool self_check = false;
   std::string profile;  // Chrome trace of one step is written here

@@ -86,6 +86,12 @@ void check_options(const SftOptions& o) {
     user_error("save_total_limit", "{} is negative; use 0 to keep all", o.save_total_limit);
   if (o.eval_steps < 0)
     user_error("eval_steps", "{} is negative; use 0 for the end of each epoch", o.eval_steps);
+  if (o.early_stopping < 0)
+    user_error("early_stopping", "{} is negative; use 0 for a run that isn't ended early",
+               o.early_stopping);
+  if (o.eval_dataset.empty() && (o.keep_best || o.early_stopping > 0))
+    user_error(o.keep_best ? "keep_best" : "early_stopping",
+               "there is nothing to evaluate on; give --eval_dataset too");
   if (o.eval_steps > 0 && o.eval_dataset.empty())
     user_error("eval_steps", "there is nothing to evaluate on; give --eval_dataset too");
   if (o.micro_batch_tokens < 0)
@@ -171,6 +177,8 @@ nlohmann::json options_json(const SftOptions& o) {
   j["on_save_error"] = o.on_save_error == OnSaveError::stop ? "stop" : "continue";
   j["tensorboard_dir"] = o.tensorboard_dir;
   j["eval_steps"] = o.eval_steps;
+  j["keep_best"] = o.keep_best;
+  j["early_stopping"] = o.early_stopping;
   j["eval_samples"] = o.eval_samples;
   j["eval_max_new_tokens"] = o.eval_max_new_tokens;
   return j;
