@@ -294,13 +294,19 @@ TEST(Cli, NamesOfOtherTrainersActOrSayWhatToUse) {
   EXPECT_TRUE(r.options.grad_checkpoint);
   EXPECT_EQ(r.options.existing, io::ExistingRun::refuse);
   EXPECT_FALSE(sft_with({"--gradient_checkpointing=false"}).options.grad_checkpoint);
+  // A switch of ours with a word behind it.
+  EXPECT_TRUE(sft_with({"--use_rslora", "True", "--lora_rank", "2"}).options.use_rslora);
+  EXPECT_FALSE(sft_with({"--use_rslora", "false", "--lora_rank", "2"}).options.use_rslora);
   // Twice the same thing, by two names.
   EXPECT_NE(sft_error({"--lr", "1", "--learning_rate", "2"}).find("--lr is given 2 times"),
             std::string::npos);
   for (const auto& [flag, word] :
        {std::pair{"--bf16", "--dtype bf16"}, std::pair{"--warmup_ratio", "--warmup_steps"},
         std::pair{"--eval_strategy", "--eval_steps"}, std::pair{"--report_to", "--tensorboard_dir"},
-        std::pair{"--template", "--conversation_template"}, std::pair{"--use_peft", "--lora_rank"}})
+        std::pair{"--template", "--conversation_template"}, std::pair{"--use_peft", "--lora_rank"},
+        std::pair{"--train_batch_size", "--accumulation_steps"},
+        std::pair{"--val_size", "--eval_dataset"}, std::pair{"--flash_attn", "leave it out"},
+        std::pair{"--warmup_steps", "not a number of steps"}})
     EXPECT_NE(sft_error({flag, "x"}).find(word), std::string::npos) << sft_error({flag, "x"});
   // In a file, too.
   const TempFolder folder;

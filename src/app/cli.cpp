@@ -98,6 +98,10 @@ bool is_true(const std::string& flag, std::string text) {
   return parse_switch(flag, text);
 }
 
+bool is_truth(const std::string& text) {
+  return text == "true" || text == "True" || text == "false" || text == "False";
+}
+
 std::string bare(std::string_view name) {
   while (name.starts_with('-')) name.remove_prefix(1);
   std::string out(name);
@@ -258,18 +262,21 @@ std::string Command::own_name(const std::string& name, const std::string& where)
              name_);
 }
 
-// Flags of other trainers by our names. A switch of ours may be followed by true or false there.
+// Flags of other trainers by our names. There a switch may be followed by true or false, and so it
+// may here.
 std::vector<std::string> Command::own_args(const std::vector<std::string>& args) const {
   std::vector<std::string> out;
   for (size_t i = 0; i < args.size(); ++i) {
     const size_t equals = args[i].find('=');
     const std::string name = args[i].substr(0, equals);
     const std::string own = name.starts_with("--") ? own_name(name, "") : name;
-    if (own == name) {
+    const Flag* flag = find(own);
+    const bool is_switch = flag != nullptr && flag->is_switch;
+    if (own == name && !(is_switch && equals == std::string::npos && i + 1 < args.size() &&
+                         is_truth(args[i + 1]))) {
       out.push_back(args[i]);
       continue;
     }
-    const bool is_switch = find(own)->is_switch;
     if (equals != std::string::npos) {
       out.push_back(own + args[i].substr(equals));
       if (is_switch) {

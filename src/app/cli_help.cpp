@@ -78,6 +78,11 @@ std::string Command::help(int width) const {
     for (const FlagInfo& f : flags())
       if (f.group == group) out += flag_line(f, width);
   }
+  if (find("--pretrained") != nullptr)
+    out +=
+        "\nNames that other trainers use (--model_name_or_path, --output_dir, ...) are taken where "
+        "they "
+        "mean\nthe same; others are told by ours.\n";
   return out;
 }
 

@@ -17,6 +17,10 @@ constexpr std::string_view kMemory =
     "memory follows --micro_batch_tokens, or is kept by --memory; leave it out";
 constexpr std::string_view kEval = "give --eval_dataset, and --eval_steps N or 0 for each epoch";
 constexpr std::string_view kSave = "use --save_steps N; 0 saves at the end only";
+constexpr std::string_view kSplit =
+    "whole files are read; put what is meant in a file of its own, for --dataset or --eval_dataset";
+constexpr std::string_view kWhole =
+    "an adapter tunes linear layers; --lora_rank 0 tunes all weights, and --freeze keeps some";
 constexpr std::string_view kMask = "use --train_on assistant, last or all";
 constexpr std::string_view kOneProcess = "one process uses all cores; leave it out";
 constexpr std::string_view kTemplate =
@@ -46,6 +50,13 @@ constexpr auto kFlags = std::to_array<ForeignFlag>({
     {"load_in_8bit", "", kQuantised},
     {"attn_implementation", "", "attention is computed in blocks, always; leave it out"},
     {"flash_attention", "", "attention is computed in blocks, always; leave it out"},
+    {"flash_attn", "", "attention is computed in blocks, always; leave it out"},
+    {"use_liger_kernel", "", "the loss never holds all logits; leave it out"},
+    {"quantization_bit", "", kQuantised},
+    {"pure_bf16", "", kPrecision},
+    {"padding_side", "", kFixed},
+    {"pad_token", "", kFixed},
+    {"revision", "", "nothing is downloaded; give the folder of that revision to --pretrained"},
     {"trust_remote_code", "", "no code of a model folder is run; leave it out"},
     // the data
     {"dataset_name", "--dataset", ""},
@@ -80,9 +91,23 @@ constexpr auto kFlags = std::to_array<ForeignFlag>({
     {"dataset_num_proc", "", kCores},
     {"preprocessing_num_workers", "", kCores},
     {"dataloader_num_workers", "", kCores},
+    {"max_samples", "", kSplit},
+    {"val_size", "", kSplit},
+    {"val_set_size", "", kSplit},
+    {"dataset_train_split", "", kSplit},
+    {"dataset_test_split", "", kSplit},
+    {"dataset_config", "", kSplit},
+    {"overwrite_cache", "", "what is kept follows the data's content; leave it out"},
+    {"remove_unused_columns", "", "fields that aren't used are listed and left; leave it out"},
     {"streaming", "", "only an index of the data is held in memory, always; leave it out"},
     // what is tuned
     {"use_peft", "", kLora},
+    {"use_dora", "", "adapters are LoRA, with --use_rslora if wanted; leave it out"},
+    {"modules_to_save", "", kWhole},
+    {"lora_modules_to_save", "", kWhole},
+    {"additional_target", "", kWhole},
+    {"lora_bias", "", "adapters have no biases; leave it out"},
+    {"lora_task_type", "", "it is CAUSAL_LM, always; leave it out"},
     {"finetuning_type", "", kLora},
     {"peft_type", "", kLora},
     {"lora_r", "--lora_rank", ""},
@@ -98,7 +123,9 @@ constexpr auto kFlags = std::to_array<ForeignFlag>({
     {"epochs", "--num_epochs", ""},
     {"max_train_steps", "--max_steps", ""},
     {"per_device_train_batch_size", "--batch_size", ""},
-    {"train_batch_size", "--batch_size", ""},
+    {"train_batch_size", "", "use --batch_size, samples a time, and --accumulation_steps of them"},
+    {"global_batch_size", "", "use --batch_size, samples a time, and --accumulation_steps of them"},
+    {"neftune_noise_alpha", "", "no noise is added to embeddings; leave it out"},
     {"micro_batch_size", "--batch_size", ""},
     {"per_device_eval_batch_size", "", kMemory},
     {"eval_batch_size", "", kMemory},
@@ -119,6 +146,11 @@ constexpr auto kFlags = std::to_array<ForeignFlag>({
     {"overwrite_output_dir", "--overwrite", ""},
     {"resume_from_checkpoint", "--resume", ""},
     {"save_strategy", "", kSave},
+    {"save_safetensors", "", "weights are safetensors, always; leave it out"},
+    {"run_name", "", "the run is called as its folder, --save_dir"},
+    {"plot_loss", "", kLogged},
+    {"logging_first_step", "", kLogged},
+    {"ddp_timeout", "", kOneProcess},
     {"eval_strategy", "", kEval},
     {"evaluation_strategy", "", kEval},
     {"do_eval", "", kEval},

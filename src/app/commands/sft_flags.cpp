@@ -1,5 +1,6 @@
 #include "app/commands/sft_flags.h"
 
+#include <charconv>
 #include <filesystem>
 #include <nlohmann/json.hpp>
 
@@ -435,10 +436,11 @@ SftRequest sft_request(const Command& c, const SftFlags& f, bool need_data) {
                    : f.lr_scheduler == "linear" ? optim::Schedule::linear
                                                 : optim::Schedule::constant;
   if (!f.warmup_steps.empty() && f.warmup_steps != "-1" && f.warmup_steps != "auto") {
-    const std::vector<int64_t> n = number_list("--warmup_steps", {f.warmup_steps});
-    if (n.size() != 1)
-      user_error("flags", "--warmup_steps {}: this is not a number of steps", f.warmup_steps);
-    o.warmup_steps = n[0];
+    const char* end = f.warmup_steps.data() + f.warmup_steps.size();
+    const auto [rest, code] = std::from_chars(f.warmup_steps.data(), end, o.warmup_steps);
+    if (code != std::errc() || rest != end || o.warmup_steps < 0)
+      user_error("flags", "--warmup_steps {}: this is not a number of steps; use 100, 0 or auto",
+                 f.warmup_steps);
   }
   o.no_decay_norm = o.no_decay_bias = false;
   for (const std::string& word : comma_list(f.no_decay)) {
