@@ -103,6 +103,22 @@ TEST(Dataset, MaxLengthCutsOnTheRight) {
   }
 }
 
+TEST(Dataset, TextsWithoutAnEndAreSaid) {
+  TempFolder folder;
+  const auto path = folder.write("a.jsonl", "{\"text\":\"ab\"}\n");
+  const auto said = [&](bool append) {
+    TextModel model{.tokenizer = Tokenizer::from_json(data_test::byte_tokenizer_json())};
+    std::vector<std::string> lines;
+    DatasetOptions options{.paths = {path}, .append_eos = append};
+    options.warn = [&](const std::string& line) { lines.push_back(line); };
+    EXPECT_EQ(Dataset::open(std::move(model), options)->get(0).size(), 2);
+    return lines;
+  };
+  ASSERT_EQ(said(true).size(), 1u);
+  EXPECT_HAS(said(true)[0], "--eos_token");
+  EXPECT_TRUE(said(false).empty());
+}
+
 // A template that writes earlier answers otherwise: one sequence an answer.
 constexpr const char* kRewriting =
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.role == 'assistant' and not "
@@ -295,6 +311,25 @@ TEST(Dataset, ConversationTemplateFile) {
   EXPECT_EQ(set->text_model().stop_ids, std::vector<int32_t>{257});
   EXPECT_NE(TextModel::load(folder.path()).fingerprint, set->text_model().fingerprint);
   EXPECT_FALSE(TextModel::load(folder.path()).chat_template.has_value());
+}
+
+TEST(Dataset, TemplatesByFileAndFolder) {
+  TempFolder folder;
+  std::filesystem::create_directory(folder / "model");
+  std::filesystem::create_directory(folder / "other");
+  folder.write("model/tokenizer.json", data_test::byte_tokenizer_json());
+  folder.write("other/chat_template.jinja", kRewriting);
+  folder.write("t.jinja", kRewriting);
+  folder.write("t.txt", kRewriting);
+  const auto source = [&](const std::string& path) {
+    return TextModel::load(folder / "model", {.conversation_template = folder / path})
+        .chat_template->source();
+  };
+  EXPECT_EQ(source("t.jinja"), kRewriting);
+  EXPECT_EQ(source("other"), kRewriting);
+  EXPECT_HAS(message_of<UserError>([&] { source("t.txt"); }), "ends in .jinja");
+  EXPECT_HAS(message_of<UserError>([&] { source("none.jinja"); }), "does not exist");
+  EXPECT_HAS(message_of<UserError>([&] { source("model"); }), "has no chat template");
 }
 
 TEST(Dataset, FingerprintFollowsWhatMatters) {

@@ -333,6 +333,18 @@ TEST(Conversation, ThePromptIsThatOfTheQuestion) {
                                       "3U<|im_end|>A<|im_end|>V<|im_end|>[[B<|im_end|>]]"}));
 }
 
+// In linear time: texts that begin alike everywhere.
+TEST(Conversation, LongRepeatsAreNoTrap) {
+  const std::string counts =
+      "{{ messages|length }}{% for m in messages %}{{ m.content|replace('</think>', '') }}"
+      "<|im_end|>{% endfor %}";
+  const std::string many(200'000, 'a');
+  const ConversationEncoder e = encoder(bytes(), counts);
+  const TokenizedText x =
+      e.encode({say("user", many + "b"), say("assistant", many + "c</think>" + many)});
+  EXPECT_GT(x.tokens.size(), 3 * many.size());
+}
+
 // The tokens of a prompt don't change with the answer, be they others in the whole text.
 TEST(Conversation, ThePromptHasTheTokensItIsAskedWith) {
   const Tokenizer tokenizer = [] {

@@ -523,6 +523,8 @@ std::shared_ptr<const Dataset> Dataset::open(TextModel text, DatasetOptions opti
   if (impl->checked) impl->check_all();
   impl->look_at_fields();
   impl->find_turn_ends();
+  const bool texts =
+      std::find(impl->groups.begin(), impl->groups.end(), Group::kTexts) != impl->groups.end();
   auto dataset = std::shared_ptr<const Dataset>(new Dataset(std::move(impl)));
   const std::string unreached = dataset->impl_->fields.unreached_fields();
   if (!unreached.empty())
@@ -530,6 +532,10 @@ std::shared_ptr<const Dataset> Dataset::open(TextModel text, DatasetOptions opti
         fmt::format("fields of conversations that reach neither text nor mask, since the chat "
                     "template doesn't write them: {}{}",
                     unreached, dataset->impl_->checked ? "" : " among the first 1024"));
+  if (texts && dataset->options().append_eos && dataset->text_model().eos().empty())
+    dataset->warn(
+        "the tokenizer names no end-of-text token, so texts are trained without an end; name one "
+        "with --eos_token, or say --append_eos false");
   return dataset;
 }
 

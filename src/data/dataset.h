@@ -38,7 +38,8 @@ std::string_view dataset_format_name(DatasetFormat format);
 
 // What differs from what the model's folder says.
 struct TextModelOptions {
-  // Colossal-AI's conversation_template JSON, or a Jinja file (.jinja, .jinja2, .j2).
+  // Colossal-AI's conversation_template JSON, a Jinja file (.jinja, .jinja2, .j2), or a folder with
+  // a chat template.
   std::string conversation_template;
   std::string adapter;  // its chat_template.jinja, if there is one, goes before the model's
   std::vector<std::string> eos_token;  // texts or ids of tokens that end an answer or a text

@@ -21,6 +21,11 @@ bool is_jinja(const fs::path& path) {
   return ending == ".jinja" || ending == ".jinja2" || ending == ".j2";
 }
 
+bool is_folder(const std::string& path) {
+  std::error_code ignored;
+  return fs::is_directory(path, ignored);
+}
+
 ChatTemplate jinja_file(const std::string& path, const Tokenizer& tokenizer) {
   std::error_code ignored;
   if (!fs::is_regular_file(path, ignored))
@@ -83,15 +88,17 @@ TextModel TextModel::load(const std::string& folder, const TextModelOptions& opt
   const std::string& other = options.conversation_template;
   const fs::path of_adapter = fs::path(options.adapter) / "chat_template.jinja";
   std::error_code ignored;
-  if (!other.empty() && is_jinja(other)) {
+  if (!other.empty() && is_folder(other)) {
+    model.chat_template = ChatTemplate::load(other, model.tokenizer);
+  } else if (!other.empty() && is_jinja(other)) {
     model.chat_template = jinja_file(other, model.tokenizer);
   } else if (!other.empty()) {
     const ConversationTemplateFile file = load_conversation_template(other);
-    const bool is_folder = file.chat_template.size() < 4096 &&
+    const bool of_folder = file.chat_template.size() < 4096 &&
                            file.chat_template.find('{') == std::string::npos &&
-                           fs::is_directory(file.chat_template, ignored);
+                           is_folder(file.chat_template);
     model.chat_template =
-        is_folder ? ChatTemplate::load(file.chat_template, Tokenizer::load(file.chat_template))
+        of_folder ? ChatTemplate::load(file.chat_template, Tokenizer::load(file.chat_template))
                   : ChatTemplate::from_string(file.chat_template, model.tokenizer.special_tokens());
     model.system_message = file.system_message;
     model.stop_ids = file.stop_ids;

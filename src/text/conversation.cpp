@@ -362,7 +362,9 @@ ConversationTemplateFile load_conversation_template(const std::string& path) {
   }
   const Json json = Json::parse(text, nullptr, false);
   if (json.is_discarded() || !json.is_object()) {
-    user_error("template", "conversation template {} is not a JSON object", path);
+    const bool jinja = text.find("{{") != std::string::npos || text.find("{%") != std::string::npos;
+    user_error("template", "conversation template {} is not a JSON object{}", path,
+               jinja ? "; a file of Jinja ends in .jinja: name it so" : "");
   }
   auto field = [&](const char* name, bool needed) {
     const auto it = json.find(name);

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cctype>
+#include <cstring>
 
 namespace hone::text_spans {
 namespace {
@@ -61,8 +62,27 @@ constexpr ThoughtMarks kThoughtMarks[] = {{"<think>", "</think>"},
                                           {"<|channel>thought", "<channel|>"},
                                           {"<|START_THINKING|>", "<|END_THINKING|>"}};
 
+// Where `part` begins in text, or npos; in linear time, which string_view::find doesn't promise.
+size_t find_text(std::string_view text, std::string_view part) {
+  const void* at = ::memmem(text.data(), text.size(), part.data(), part.size());
+  return at == nullptr ? std::string_view::npos
+                       : static_cast<size_t>(static_cast<const char*>(at) - text.data());
+}
+
+// The last of those places that don't overlap, or npos.
+size_t find_last_text(std::string_view text, std::string_view part) {
+  size_t last = std::string_view::npos;
+  for (size_t from = 0; !part.empty();) {
+    const size_t at = find_text(text.substr(from), part);
+    if (at == std::string_view::npos) break;
+    last = from + at;
+    from = last + part.size();
+  }
+  return last;
+}
+
 bool has(std::string_view text, std::string_view part) {
-  return text.find(part) != std::string_view::npos;
+  return find_text(text, part) != std::string_view::npos;
 }
 
 // The first marks of which one (open or close) is in the text, or null.
@@ -115,25 +135,28 @@ int64_t answer_end(std::string_view written, const Json& message) {
   const auto calls = message.find("tool_calls");
   if (thought.inner.empty() || answer.empty() || (calls != message.end() && !calls->empty()))
     return -1;
-  const size_t at = written.rfind(answer);
+  const size_t at = find_last_text(written, answer);
   return at == std::string_view::npos ? -1 : static_cast<int64_t>(at + answer.size());
 }
 
-// Where the next message's turn begins in `through`: behind the longest end of `header` that occurs
-// there (all of it, unless the template has rewritten something earlier), which must hold the
-// content of the message before. npos: nowhere.
+// Where the next message's turn begins in `through`: behind what `header` ends with, from the
+// content of its last message on; before that the template may have rewritten something. npos:
+// nowhere.
 size_t turn_begin(std::string_view header, std::string_view through,
                   std::string_view last_content) {
   if (through.starts_with(header)) return header.size();
-  size_t found = 0, missing = header.size();  // lengths of ends of the header
-  while (missing - found > 1) {
-    const size_t middle = (found + missing) / 2;
-    (has(through, header.substr(header.size() - middle)) ? found : missing) = middle;
+  constexpr size_t kUnknown = 64;  // bytes, where the content isn't found in the header
+  const size_t content = find_last_text(header, trim(last_content));
+  const size_t first = content != std::string_view::npos
+                           ? content
+                           : header.size() - std::min(header.size(), kUnknown);
+  // The more stands before it, the surer it is the message meant.
+  for (const size_t more : {256, 64, 16, 0}) {
+    const std::string_view end = header.substr(first - std::min(first, more));
+    const size_t at = find_last_text(through, end);
+    if (at != std::string_view::npos) return at + end.size();
   }
-  const std::string_view end = header.substr(header.size() - found);
-  constexpr size_t kEnough = 32;  // where the message before has no content to be recognised by
-  const bool known = trim(last_content).empty() ? found >= kEnough : has(end, trim(last_content));
-  return known ? through.rfind(end) + end.size() : std::string_view::npos;
+  return std::string_view::npos;
 }
 
 // The thought as a model writes it. open: the prompt has opened it.
@@ -227,7 +250,7 @@ std::string find_span(const std::string& text, const std::vector<ByteRange>& spe
 bool keeps_thought(std::string_view written, const Json& message) {
   const Thought thought = thought_of(message);
   if (thought.inner.empty()) return true;
-  const size_t at = written.find(thought.inner);
+  const size_t at = find_text(written, thought.inner);
   if (at == std::string_view::npos) return false;
   // Not behind an empty thought, which the template closed since it knows no other way.
   if (thought.marks != nullptr && has(written.substr(0, at), thought.marks->close)) return false;

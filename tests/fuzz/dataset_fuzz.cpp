@@ -22,15 +22,23 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     for (int64_t i = 0; i < std::min<int64_t>(dataset->size(), 16); ++i) {
       hone::fuzz::accepted([&] {
         const auto sample = dataset->get(i);
-        hone::fuzz::require(sample.tokens.size() == sample.trained.size() && sample.size() <= 64,
-                            "a sample longer than asked for, or without marks");
+        hone::fuzz::require(sample.tokens.size() == sample.trained.size(), "marks as tokens");
+        int64_t begin = 0;
+        for (int64_t s = 0; s < sample.sequences(); ++s) {
+          const int64_t size =
+              sample.lengths.empty() ? sample.size() : sample.lengths[static_cast<size_t>(s)];
+          hone::fuzz::require(size <= 64, "a sequence longer than asked for");
+          hone::fuzz::require(size == 0 || sample.trained[static_cast<size_t>(begin)] == 0,
+                              "the first token of a sequence trained");
+          begin += size;
+        }
+        hone::fuzz::require(begin == sample.size(), "lengths as tokens");
         int64_t trained = 0;
         for (size_t t = 0; t < sample.tokens.size(); ++t) {
           hone::fuzz::require(sample.tokens[t] >= 0 && sample.tokens[t] < 259, "an id outside");
           trained += sample.trained[t];
         }
         hone::fuzz::require(trained == sample.trained_count, "a wrong count");
-        hone::fuzz::require(sample.trained.empty() || sample.trained[0] == 0, "token 0 trained");
       });
     }
   });

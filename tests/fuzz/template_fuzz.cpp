@@ -32,6 +32,13 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
       const auto encoded = encoder.encode(messages);
       hone::fuzz::require(encoded.tokens.size() == encoded.trained.size(), "marks as tokens");
       hone::fuzz::require(encoded.trained.empty() || encoded.trained[0] == 0, "token 0 trained");
+      size_t begin = 0;
+      for (const int32_t length : encoded.lengths) {
+        hone::fuzz::require(length >= 0 && begin <= encoded.tokens.size() - length, "lengths");
+        hone::fuzz::require(length == 0 || encoded.trained[begin] == 0, "a first token trained");
+        begin += static_cast<size_t>(length);
+      }
+      hone::fuzz::require(encoded.lengths.empty() || begin == encoded.tokens.size(), "lengths");
     });
     hone::fuzz::accepted([&] { encoder.render(messages, true); });
   });
