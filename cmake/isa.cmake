@@ -11,3 +11,13 @@ foreach(isa amx avx512bf16 avx512 avx2)
     set_source_files_properties(${source} PROPERTIES COMPILE_FLAGS "-O3 ${HONE_ISA_FLAGS_${isa}}")
   endforeach()
 endforeach()
+
+# What is for one architecture: those files and *_x86.cpp, or *_other.cpp.
+if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$")
+  set(HONE_OTHER_ARCHITECTURES "_other")
+else()
+  set(HONE_OTHER_ARCHITECTURES "_(x86|avx2|avx512|avx512bf16|amx)")
+endif()
+get_target_property(backend_sources hone_backend SOURCES)
+list(FILTER backend_sources EXCLUDE REGEX "${HONE_OTHER_ARCHITECTURES}\\.cpp$")
+set_target_properties(hone_backend PROPERTIES SOURCES "${backend_sources}")

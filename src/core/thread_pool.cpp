@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <cstdio>
 
+#include "core/spin.h"
+
 namespace hone {
 namespace {
 
@@ -69,7 +71,7 @@ void ThreadPool::work(int worker) {
   uint64_t seen = 0;
   const auto news = [&] { return stop_.load() || generation(state_.load()) != seen; };
   for (;;) {
-    for (int spin = 0; spin < kSpins && !news(); ++spin) __builtin_ia32_pause();
+    for (int spin = 0; spin < kSpins && !news(); ++spin) spin_pause();
     if (!news()) {
       std::unique_lock lock(mutex_);
       asleep_.fetch_add(1);
@@ -101,7 +103,7 @@ void ThreadPool::run(int64_t n, FunctionRef<void(int64_t, int)> fn) {
   drain(0);
   state_.fetch_sub(kOpen);  // who has not come yet is not needed any more
   const auto alone = [&] { return (state_.load() & kInside) == 0; };
-  for (int spin = 0; spin < kSpins && !alone(); ++spin) __builtin_ia32_pause();
+  for (int spin = 0; spin < kSpins && !alone(); ++spin) spin_pause();
   if (!alone()) {
     std::unique_lock lock(mutex_);
     waiting_.store(true);
