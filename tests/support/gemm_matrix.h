@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <cmath>
 #include <cstring>
 #include <random>
 #include <string>
@@ -16,6 +17,15 @@ namespace hone::test {
 
 inline std::string isa_label(const testing::TestParamInfo<cpu::Isa>& info) {
   return std::string(cpu::isa_name(info.param));
+}
+
+// v as fp16, to nearest even; of the range of normal numbers and below.
+inline uint16_t half_bits(double v) {
+  const double size = std::abs(v);
+  const int e = std::max(size == 0 ? -14 : std::ilogb(size), -14);
+  // 1024 comes on top of what a normal number keeps: the exponent's last bit
+  const double bits = std::nearbyint(std::ldexp(size, 10 - e)) + 1024 * (e + 14);
+  return static_cast<uint16_t>(bits + (std::signbit(v) ? 0x8000 : 0));
 }
 
 // A matrix with rows further apart than wide, starting at an odd address for its type, between
@@ -42,7 +52,7 @@ class Matrix {
       const bf16 h(static_cast<float>(v));
       std::memcpy(p, &h, 2);
     } else if (type_ == DType::f16) {
-      const _Float16 h = static_cast<_Float16>(v);
+      const uint16_t h = half_bits(v);
       std::memcpy(p, &h, 2);
     } else {
       std::memcpy(p, &v, 8);
