@@ -2,12 +2,17 @@
 
 #include <gtest/gtest.h>
 #include <sched.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include <atomic>
 #include <chrono>
 #include <stdexcept>
 #include <thread>
+
 #include <vector>
+#include "core/error.h"
 
 namespace hone {
 namespace {
@@ -84,6 +89,50 @@ TEST(ThreadPool, DoesNotWaitForThreadsThatWait) {
     RecordProperty("milliseconds", static_cast<int>(took.count() * 1000));
   }
   sched_setaffinity(0, sizeof before, &before);
+}
+
+TEST(ThreadPool, ARunInsideATaskIsAnError) {
+  ThreadPool pool(2);
+  for (const int64_t n : {1, 4}) {
+    EXPECT_THROW(pool.run(n, [&](int64_t, int) { pool.run(1, [](int64_t, int) {}); }),
+                 InternalError);
+    int64_t done = 0;  // usable afterwards
+    pool.run(1, [&](int64_t, int) { ++done; });
+    EXPECT_EQ(done, 1);
+  }
+}
+
+// Where the system refuses a thread the constructor says how many it got. In a child: the limit is
+// of the whole process.
+TEST(ThreadPool, RefusedThreadsAreCounted) {
+  const pid_t child = ::fork();
+  ASSERT_GE(child, 0);
+  if (child == 0) {
+    ::alarm(20);
+    // Stacks of 8 MiB each, in the address space that there is and 100 MiB more.
+    long pages = 0;
+    if (std::FILE* f = std::fopen("/proc/self/statm", "r")) {
+      if (std::fscanf(f, "%ld", &pages) != 1) pages = 0;
+      std::fclose(f);
+    }
+    const auto limit = static_cast<rlim_t>(pages) * 4096 + (rlim_t{100} << 20);
+    const struct rlimit address_space { limit, limit };
+    if (::setrlimit(RLIMIT_AS, &address_space) != 0) ::_exit(3);
+    try {
+      ThreadPool pool(200);
+      ::_exit(4);
+    } catch (const RuntimeError& e) {
+      const std::string text = e.what();
+      ::_exit(text.find("of 200 threads") != std::string::npos &&
+                      text.find("use --threads ") != std::string::npos
+                  ? 0
+                  : 5);
+    }
+  }
+  int status = 0;
+  ASSERT_EQ(::waitpid(child, &status, 0), child);
+  ASSERT_TRUE(WIFEXITED(status)) << "killed by signal " << WTERMSIG(status);
+  EXPECT_EQ(WEXITSTATUS(status), 0);
 }
 
 }  // namespace

@@ -217,6 +217,34 @@ TEST_P(RolloutTest, ConversationsGoOnWhereTheyWere) {
   }
 }
 
+// Keys of weights that have changed since are not used: the answers are those of a new generator.
+TEST_P(RolloutTest, KeysOfChangedWeightsAreNotUsed) {
+  const test::Golden golden("llama3");
+  io::LoadedModel model({.folder = golden.folder(), .dtype = DType::f32, .threads = 2});
+  for (ParamId id = 0; id < model.params().count(); ++id) model.params().set_trainable(id, true);
+  model.load();
+  SamplingOptions o;
+  o.max_new_tokens = 8;
+  o.ignore_eos = true;
+  Context ctx = model.context();
+  rollout::Generator generator(ctx, model.decoder());
+  const std::vector<Prompt> prompt = {prompts_for(model.config().vocab_size)[7]};
+  Completion first, second, third, want;
+  generator.run(prompt, o, [&](const Completion& c) { first = c; });
+  generator.run(prompt, o, [&](const Completion& c) { second = c; });
+  EXPECT_EQ(first.logprobs, second.logprobs);
+  const ParamId k = model.params().find("model.layers.0.self_attn.k_proj.weight");
+  const View v = model.params().value(k).view();
+  for (int64_t i = 0; i < v.numel(); ++i) v.as<float>()[i] *= 1.5F;
+  model.params().values_changed();
+  generator.run(prompt, o, [&](const Completion& c) { third = c; });
+  Context fresh = model.context();
+  rollout::generate(fresh, model.decoder(), prompt, o, [&](const Completion& c) { want = c; });
+  EXPECT_EQ(third.tokens, want.tokens);
+  EXPECT_EQ(third.logprobs, want.logprobs);
+  EXPECT_NE(third.logprobs, first.logprobs);
+}
+
 // A model whose weights fit Format::bf16t, in a folder of its own.
 std::filesystem::path even_model(DType dtype) {
   const std::filesystem::path folder =

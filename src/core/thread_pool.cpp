@@ -4,7 +4,9 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <system_error>
 
+#include "core/error.h"
 #include "core/spin.h"
 
 namespace hone {
@@ -19,18 +21,35 @@ constexpr uint64_t kInside = (uint64_t{1} << 16) - 1, kOpen = uint64_t{1} << 16,
                    kGeneration = uint64_t{1} << 17;
 constexpr uint64_t generation(uint64_t state) { return state / kGeneration; }
 
+struct Running {
+  std::atomic<bool>& flag;
+  ~Running() { flag.store(false); }
+};
+
 }  // namespace
 
 ThreadPool::ThreadPool(int threads) {
-  for (int worker = 1; worker < threads; ++worker)
-    threads_.emplace_back([this, worker] { work(worker); });
+  try {
+    for (int worker = 1; worker < threads; ++worker)
+      threads_.emplace_back([this, worker] { work(worker); });
+  } catch (const std::system_error&) {
+    const int got = size();
+    join();
+    runtime_error("threads",
+                  "the system grants {} of {} threads (a limit on processes or address space); use "
+                  "--threads {}, or raise the limit",
+                  got, threads, got);
+  }
 }
 
-ThreadPool::~ThreadPool() {
+ThreadPool::~ThreadPool() { join(); }
+
+void ThreadPool::join() {
   stop_.store(true);
   state_.fetch_add(kGeneration);
   wake_sleepers();
   for (auto& t : threads_) t.join();
+  threads_.clear();
 }
 
 // A worker counts itself as asleep before it looks at the generation for the last time, and this
@@ -90,6 +109,8 @@ void ThreadPool::work(int worker) {
 
 void ThreadPool::run(int64_t n, FunctionRef<void(int64_t, int)> fn) {
   if (n <= 0) return;
+  HONE_CHECK(!running_.exchange(true), "a task calls run()");
+  const Running running{running_};
   if (threads_.empty() || n == 1) {
     for (int64_t task = 0; task < n; ++task) fn(task, 0);
     return;

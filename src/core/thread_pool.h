@@ -16,7 +16,8 @@ namespace hone {
 
 class ThreadPool {
  public:
-  // threads >= 1 counts the calling thread, which works too.
+  // threads >= 1 counts the calling thread, which works too. RuntimeError where the system grants
+  // fewer.
   explicit ThreadPool(int threads);
   ~ThreadPool();
   ThreadPool(const ThreadPool&) = delete;
@@ -26,8 +27,8 @@ class ThreadPool {
 
   // Calls fn(task, worker) for each task in [0, n), worker in [0, size()); returns when all are
   // done. Threads that the system lets wait are not waited for: the others do their share. Rethrows
-  // the first exception of a task after the others have stopped. Not re-entrant: a task must not
-  // call run().
+  // the first exception of a task after the others have stopped. Not re-entrant: InternalError in
+  // a task that calls it.
   void run(int64_t n, FunctionRef<void(int64_t task, int worker)> fn);
 
  private:
@@ -35,6 +36,7 @@ class ThreadPool {
   void drain(int worker);
   bool enter(uint64_t& seen);
   void wake_sleepers();
+  void join();
 
   std::vector<std::thread> threads_;
   std::mutex mutex_;
@@ -46,6 +48,7 @@ class ThreadPool {
   std::atomic<int> asleep_{0};        // workers at wake_
   std::atomic<bool> waiting_{false};  // run() is at done_
   std::atomic<bool> stop_{false};
+  std::atomic<bool> running_{false};
   int64_t n_ = 0;
   std::exception_ptr error_;
 };

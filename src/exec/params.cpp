@@ -7,7 +7,7 @@ ParamId ParamStore::add(ParamSpec spec) {
   const ParamId id = count();
   const bool inserted = by_name_.emplace(spec.name, id).second;
   HONE_CHECK(inserted, "parameter registered twice");
-  entries_.push_back({std::move(spec), nullptr, {}, {}});
+  entries_.emplace_back().spec = std::move(spec);
   return id;
 }
 
@@ -21,12 +21,20 @@ void ParamStore::set_format(ParamId id, Format format) {
   entries_.at(static_cast<size_t>(id)).spec.format = format;
 }
 
+ParamStore::Entry& ParamStore::unpinned(ParamId id) {
+  Entry& e = entries_.at(static_cast<size_t>(id));
+  HONE_CHECK(e.pins == 0, "a leased parameter's value is moved");
+  return e;
+}
+
 void ParamStore::bind(ParamId id, const void* data) {
-  entries_.at(static_cast<size_t>(id)).bound = data;
+  unpinned(id).bound = data;
+  values_changed();
 }
 
 Tensor ParamStore::own(ParamId id, Arena& arena) {
-  Entry& e = entries_.at(static_cast<size_t>(id));
+  Entry& e = unpinned(id);
+  values_changed();
   const DType t = format_dtype(e.spec.format);
   const MemoryKind kind = e.spec.adapter ? MemoryKind::adapters : MemoryKind::weights;
   e.value = e.spec.shape.size() == 1
@@ -37,7 +45,8 @@ Tensor ParamStore::own(ParamId id, Arena& arena) {
 }
 
 Tensor ParamStore::own_as(ParamId id, Arena& arena, Format format, int64_t bytes) {
-  Entry& e = entries_.at(static_cast<size_t>(id));
+  Entry& e = unpinned(id);
+  values_changed();
   HONE_CHECK(!e.spec.trainable && !e.spec.adapter && e.spec.shape.size() == 2);
   e.spec.format = format;
   e.value = Tensor::empty(arena, DType::u8, {bytes}, MemoryKind::weights);
@@ -59,7 +68,7 @@ Tensor ParamStore::value(ParamId id) const {
 Lease ParamStore::lease(ParamId id) const {
   const Entry& e = entries_.at(static_cast<size_t>(id));
   const void* data = e.value.defined() ? e.value.view().data : e.bound;
-  Lease lease;
+  Lease lease(&e.pins);
   const auto& shape = e.spec.shape;
   if (shape.size() == 2) {
     lease.weight_ = {.data = data,

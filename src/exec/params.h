@@ -3,9 +3,11 @@
 #pragma once
 
 #include <cstdint>
+#include <deque>
 #include <optional>
 #include <string>
 #include <unordered_map>
+#include <utility>
 #include <vector>
 
 #include "tensor/tensor.h"
@@ -39,15 +41,31 @@ struct ParamSpec {
 
 class ParamStore;
 
-// Views of a parameter, valid while the lease lives.
+// Views of a parameter, valid while the lease lives: a view of a lease that has no name doesn't
+// compile. While there is one the parameter's value stays where it is (InternalError in who moves
+// it). A lease must not outlive the store.
 class Lease {
  public:
-  WeightView weight() const { return weight_; }  // 2 dims
-  View view() const { return view_; }            // 1 or 2 dims, contiguous; none for bf16t
+  Lease(Lease&& other) noexcept
+      : weight_(other.weight_), view_(other.view_), pins_(std::exchange(other.pins_, nullptr)) {}
+  Lease(const Lease&) = delete;
+  Lease& operator=(const Lease&) = delete;
+  Lease& operator=(Lease&&) = delete;
+  ~Lease() {
+    if (pins_ != nullptr) --*pins_;
+  }
+
+  const WeightView& weight() const& { return weight_; }  // 2 dims
+  const View& view() const& { return view_; }            // 1 or 2 dims, contiguous; none for bf16t
+  void weight() const&& = delete;
+  void view() const&& = delete;
+
  private:
   friend class ParamStore;
+  explicit Lease(int* pins) : pins_(pins) { ++*pins_; }
   WeightView weight_;
   View view_;
+  int* pins_;  // of the parameter
 };
 
 class ParamStore {
@@ -75,6 +93,11 @@ class ParamStore {
 
   Lease lease(ParamId id) const;
 
+  // Counts changes of any value. Whoever writes values says so; what was computed from them
+  // (generation's keys) is good for the version it was made with.
+  uint64_t version() const { return version_; }
+  void values_changed() { ++version_; }
+
   // The fp32 gradient of a trainable leaf (f64 for f64 parameters): allocated (contents undefined)
   // by allocate_gradients(), added to by deferred work.
   void allocate_gradients(Arena& arena);
@@ -90,8 +113,12 @@ class ParamStore {
     const void* bound = nullptr;
     Tensor value;
     Tensor grad;
+    mutable int pins = 0;  // leases that live
   };
-  std::vector<Entry> entries_;
+  Entry& unpinned(ParamId id);
+
+  uint64_t version_ = 0;
+  std::deque<Entry> entries_;  // leases point into them
   std::unordered_map<std::string, ParamId> by_name_;
 };
 

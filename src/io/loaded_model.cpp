@@ -402,6 +402,7 @@ void LoadedModel::load(uint64_t init_seed, bool copy_weights) {
     fill(l->params.lora->b, layer.b);
   }
   adapter_values_.reset();
+  params_.values_changed();
 }
 
 Context LoadedModel::context() {
@@ -451,7 +452,8 @@ void save_model(const std::filesystem::path& folder, LoadedModel& model) {
   save_files_beside_weights(folder, model);
   ModelWriter writer(folder, decls);
   for (const TensorDecl& d : decls) {
-    const View v = params.lease(params.find(d.name)).view();
+    const Lease lease = params.lease(params.find(d.name));
+    const View& v = lease.view();
     writer.write(d.name, {static_cast<const std::byte*>(v.data), d.bytes()});
   }
   writer.finish();

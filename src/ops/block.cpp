@@ -13,7 +13,8 @@ Tensor exclusive(Context& ctx, Tensor t) { return t.unique() ? t : clone(ctx, t)
 }  // namespace
 
 Tensor embedding(Context& ctx, ParamId table, const Tensor& tokens) {
-  const WeightView w = ctx.params->lease(table).weight();
+  const Lease lease = ctx.params->lease(table);
+  const WeightView& w = lease.weight();
   Tensor y = ctx.empty(ctx.dtype, {tokens.dim(0), w.cols});
   launch(ctx, EmbeddingDesc{.tokens = tokens.view(), .table = w, .y = y.view()}, "embed");
   if (ctx.tape == nullptr || !trains(ctx, table)) return y;
@@ -36,22 +37,18 @@ Tensor rms_norm(Context& ctx, ParamId weight, double eps, const Tensor& x, const
   const bool grad = ctx.tape != nullptr && (x.requires_grad() || trains(ctx, weight));
   Tensor rstd;
   if (grad) rstd = ctx.empty(ctx.wide(), {x.dim(0)});
+  const Lease w = ctx.params->lease(weight);
   launch(ctx,
-         RmsNormDesc{.x = x.view(),
-                     .weight = ctx.params->lease(weight).view(),
-                     .y = y.view(),
-                     .saved = rstd.view(),
-                     .eps = eps},
+         RmsNormDesc{
+             .x = x.view(), .weight = w.view(), .y = y.view(), .saved = rstd.view(), .eps = eps},
          label);
   if (!grad) return y;
   y.set_slot(ctx.tape->new_slot());
   ctx.tape->record([c = &ctx, weight, x, rstd, slot = y.slot(), label](Tape& tape) {
     const Tensor dy = tape.take(slot);
     if (!dy.defined()) return;
-    RmsNormBackwardDesc d{.x = x.view(),
-                          .weight = c->params->lease(weight).view(),
-                          .saved = rstd.view(),
-                          .dy = dy.view()};
+    const Lease w = c->params->lease(weight);
+    RmsNormBackwardDesc d{.x = x.view(), .weight = w.view(), .saved = rstd.view(), .dy = dy.view()};
     GradTarget dx;
     if (x.requires_grad()) {
       dx = grad_target(*c, tape, x.slot(), x);
@@ -78,9 +75,10 @@ Tensor qk_norm(Context& ctx, const HeadLayout& layout, ParamId q_weight, ParamId
   Side sides[2] = {{q_weight, 0, qw, layout.heads, {}}, {k_weight, qw, kw, layout.key_heads, {}}};
   for (Side& s : sides) {
     if (grad) s.rstd = ctx.empty(ctx.wide(), {rows * s.heads});
+    const Lease w = ctx.params->lease(s.weight);
     launch(ctx,
            RmsNormDesc{.x = qkv.columns(s.begin, s.width).heads(layout.head_dim).view(),
-                       .weight = ctx.params->lease(s.weight).view(),
+                       .weight = w.view(),
                        .y = y.columns(s.begin, s.width).heads(layout.head_dim).view(),
                        .saved = s.rstd.view(),
                        .eps = eps},
@@ -97,8 +95,9 @@ Tensor qk_norm(Context& ctx, const HeadLayout& layout, ParamId q_weight, ParamId
         dy = exclusive(*c, std::move(dy));
         for (const Side* s : {&q, &k}) {
           const Tensor part = dy.columns(s->begin, s->width).heads(layout.head_dim);
+          const Lease w = c->params->lease(s->weight);
           RmsNormBackwardDesc d{.x = qkv.columns(s->begin, s->width).heads(layout.head_dim).view(),
-                                .weight = c->params->lease(s->weight).view(),
+                                .weight = w.view(),
                                 .saved = s->rstd.view(),
                                 .dy = part.view(),
                                 .dx = part.view()};

@@ -47,8 +47,9 @@ TokenLogprobs token_logprobs(Context& ctx, ParamId weight, const Tensor& x, cons
   const auto backward = [x, targets, inv_temperature = o.inv_temperature, lse, weight,
                          train_weight](Context& ctx, Tape& tape, const Tensor& dlogprob,
                                        const Tensor& entropy, const Tensor& dentropy) {
+    const Lease lease = ctx.params->lease(weight);
     HeadBackwardDesc b{.x = x.view(),
-                       .weight = ctx.params->lease(weight).weight(),
+                       .weight = lease.weight(),
                        .targets = targets.view(),
                        .inv_temperature = inv_temperature.view(),
                        .saved = lse.view(),
@@ -94,7 +95,8 @@ TokenLogprobs token_logprobs(Context& ctx, ParamId weight, const Tensor& x, cons
 }
 
 Logits head_logits(Context& ctx, ParamId weight, const Tensor& x) {
-  const WeightView w = ctx.params->lease(weight).weight();
+  const Lease lease = ctx.params->lease(weight);
+  const WeightView& w = lease.weight();
   Logits out{ctx.empty(ctx.wide(), {x.dim(0), w.rows}), ctx.empty(DType::f64, {x.dim(0)})};
   launch(ctx,
          HeadDesc{.x = x.view(), .weight = w, .saved = out.lse.view(), .logits = out.logits.view()},

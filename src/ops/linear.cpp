@@ -81,7 +81,7 @@ void input_gradient(Context& ctx, const std::vector<Part>& parts, const std::vec
   for (size_t i = 0; i < parts.size(); ++i) {
     const LinearParams& p = parts[i].params;
     const Lease w = ctx.params->lease(p.weight);
-    const WeightView weight = w.weight();
+    const WeightView& weight = w.weight();
     const bool lora = dzs[i].defined(), masked = lora && drops(ctx, p);
     // The last product of an undropped group rounds straight into dx.
     const bool final = !any_dropout && i + 1 == parts.size();
@@ -90,19 +90,20 @@ void input_gradient(Context& ctx, const std::vector<Part>& parts, const std::vec
                .weights = &weight,
                .y = final ? target.grad.view() : sum.view()};
     if (has_value) d.add = sum.view();
-    WeightView a;
+    std::optional<Lease> a;
+    if (lora) a.emplace(ctx.params->lease(p.lora->a));
     if (lora && !masked) {
-      a = ctx.params->lease(p.lora->a).weight();
       d.x2 = dzs[i].view();
-      d.weights2 = &a;
+      d.weights2 = &a->weight();
     }
     launch(ctx, d, p.label);
     has_value = true;
     if (masked) {
       Tensor dxd = ctx.empty(ctx.wide(), {sum.dim(0), sum.dim(1)});
-      const WeightView wa = ctx.params->lease(p.lora->a).weight();
-      launch(ctx, GemmDesc{.op = GemmOp::nn, .x = dzs[i].view(), .weights = &wa, .y = dxd.view()},
-             "lora dx");
+      launch(
+          ctx,
+          GemmDesc{.op = GemmOp::nn, .x = dzs[i].view(), .weights = &a->weight(), .y = dxd.view()},
+          "lora dx");
       launch(ctx,
              DropoutDesc{.x = dxd.view(),
                          .y = sum.view(),
@@ -142,25 +143,27 @@ Tensor linear(Context& ctx, std::span<const LinearParams> parts, const Tensor& x
   for (Part& part : saved) {
     const LinearParams& p = part.params;
     const bool lora = lora_on(ctx, p);
-    WeightView b;
+    std::optional<Lease> b, bias;
     if (lora) {
       const Tensor xd = dropped(ctx, p, x, row_ids);
-      const WeightView a = ctx.params->lease(p.lora->a).weight();
-      part.z = ctx.empty(ctx.wide(), {rows, a.rows});
-      launch(ctx,
-             GemmDesc{.x = xd.view(), .weights = &a, .y = part.z.view(), .alpha = p.lora->scale},
-             "lora z");
-      b = ctx.params->lease(p.lora->b).weight();
+      const Lease a = ctx.params->lease(p.lora->a);
+      part.z = ctx.empty(ctx.wide(), {rows, a.weight().rows});
+      launch(
+          ctx,
+          GemmDesc{
+              .x = xd.view(), .weights = &a.weight(), .y = part.z.view(), .alpha = p.lora->scale},
+          "lora z");
     }
     if (skip_value) continue;
-    const WeightView w = ctx.params->lease(p.weight).weight();
+    const Lease w = ctx.params->lease(p.weight);
     const Tensor y_part = y.columns(part.begin, part.out);
-    GemmDesc d{.x = x.view(), .weights = &w, .y = y_part.view()};
+    GemmDesc d{.x = x.view(), .weights = &w.weight(), .y = y_part.view()};
     if (lora) {
+      b.emplace(ctx.params->lease(p.lora->b));
       d.x2 = part.z.view();
-      d.weights2 = &b;
+      d.weights2 = &b->weight();
     }
-    if (p.bias != kNoParam) d.bias = ctx.params->lease(p.bias).view();
+    if (p.bias != kNoParam) d.bias = bias.emplace(ctx.params->lease(p.bias)).view();
     if (add.defined()) d.add = add.view();
     launch(ctx, d, p.label);
   }
@@ -185,12 +188,12 @@ Tensor linear(Context& ctx, std::span<const LinearParams> parts, const Tensor& x
       dys.push_back(dy.columns(part.begin, part.out));
       Tensor dz;
       if (lora_on(ctx, p)) {
-        const WeightView b = ctx.params->lease(p.lora->b).weight();
-        dz = ctx.empty(ctx.wide(), {dy.dim(0), b.cols});
+        const Lease b = ctx.params->lease(p.lora->b);
+        dz = ctx.empty(ctx.wide(), {dy.dim(0), b.weight().cols});
         launch(ctx,
                GemmDesc{.op = GemmOp::nn,
                         .x = dys.back().view(),
-                        .weights = &b,
+                        .weights = &b.weight(),
                         .y = dz.view(),
                         .alpha = p.lora->scale},
                "lora dz");

@@ -59,6 +59,7 @@ void AdamW::step(Context& ctx, double lr, double grad_scale, int64_t step) {
     if (e.master.defined()) d.weight = value;
     launch(ctx, d, "adamw");
   }
+  ctx.params->values_changed();
 }
 
 std::vector<OptimizerState> AdamW::states() const {
@@ -77,6 +78,7 @@ void AdamW::restored(Context& ctx) {
     launch(ctx, ConvertDesc{.x = e.master.view(), .y = flat(ctx.params->value(e.param).view())},
            "restore");
   }
+  ctx.params->values_changed();
 }
 
 double gradient_norm(Context& ctx) {

@@ -182,6 +182,7 @@ class Engine {
 struct Generator::Keys {
   models::KvCache cache;
   std::optional<KeyTables> tables;
+  uint64_t version = 0;  // of the weights they were computed from
 };
 
 Generator::Generator(const Context& ctx, const models::Decoder& decoder)
@@ -203,6 +204,9 @@ void Generator::run(std::span<const Prompt> prompts, const SamplingOptions& opti
   // Room for batch_size sequences of the greatest length, so that a sequence once started always
   // finishes. A cache that has become too small is twice as large the next time.
   const size_t lanes = std::min<size_t>(static_cast<size_t>(options.batch_size), total);
+  const uint64_t version = ctx_.params->version();
+  if (keys_->version != version && keys_->tables) keys_->tables.emplace(keys_->tables->pages());
+  keys_->version = version;
   const bool before = keys_->tables.has_value();
   const int64_t needed = KeyTables::pages_needed(
       static_cast<int64_t>(lanes), longest + options.max_new_tokens, total > 1 || before);
@@ -215,6 +219,7 @@ void Generator::run(std::span<const Prompt> prompts, const SamplingOptions& opti
   try {
     Engine(ctx_, decoder_, keys_->cache, *keys_->tables, prompts, options, done, token)
         .run(lanes, total);
+    HONE_CHECK(ctx_.params->version() == version, "weights change while they generate");
   } catch (...) {
     *keys_ = {};  // what was running holds pages
     throw;

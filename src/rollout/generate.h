@@ -44,9 +44,9 @@ struct Completion {
 // Throws UserError for options that make no sense.
 void check_sampling(const SamplingOptions& options);
 
-// Generates with one set of weights and adapters, and keeps the keys and values it computed: of a
-// prompt that begins like an earlier one and its answer (a conversation's next turn) only the rest
-// is read.
+// Generates with one model, and keeps the keys and values it computed: of a prompt that begins like
+// an earlier one and its answer (a conversation's next turn) only the rest is read. Keys of weights
+// that have changed since (ParamStore::version) are not used.
 class Generator {
  public:
   // The decoder must outlive it.
