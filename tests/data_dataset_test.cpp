@@ -119,6 +119,24 @@ TEST(Dataset, TextsWithoutAnEndAreSaid) {
   EXPECT_TRUE(said(false).empty());
 }
 
+TEST(Dataset, AnswersWithoutAnEndAreSaid) {
+  TempFolder folder;
+  const auto path = folder.write("a.jsonl", std::string(kChat) + "\n");
+  const auto said = [&](const char* chat_template) {
+    std::vector<std::string> lines;
+    DatasetOptions options{.paths = {path}};
+    options.warn = [&](const std::string& line) { lines.push_back(line); };
+    Dataset::open(byte_text_model(chat_template), options);
+    return lines;
+  };
+  EXPECT_TRUE(said(data_test::kChatMl).empty());
+  const auto lines = said(
+      "{% for m in messages %}{{ m.role }}: {{ m.content }}<|eot|>\n{% endfor %}"
+      "{% if add_generation_prompt %}assistant: {% endif %}");
+  ASSERT_EQ(lines.size(), 1u);
+  EXPECT_HAS(lines[0], "ends an answer with no special token");
+}
+
 // A template that writes earlier answers otherwise: one sequence an answer.
 constexpr const char* kRewriting =
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.role == 'assistant' and not "

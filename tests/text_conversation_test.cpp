@@ -333,6 +333,54 @@ TEST(Conversation, ThePromptIsThatOfTheQuestion) {
                                       "3U<|im_end|>A<|im_end|>V<|im_end|>[[B<|im_end|>]]"}));
 }
 
+// As DeepSeek's templates do with a single call: the list of calls has no end, nor has the turn.
+TEST(Conversation, ListsOfCallsAreClosed) {
+  const Tokenizer tokenizer = Tokenizer::from_json(
+      train_bpe({}, {.vocab_size = 256 + 6,
+                     .special_tokens = {"<|im_start|>", "</s>", "<｜calls▁begin｜>",
+                                        "<｜calls▁end｜>", "<｜call▁begin｜>", "<｜call▁end｜>"}}));
+  const std::string source =
+      "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.tool_calls %}<｜calls▁begin｜>"
+      "{% for c in m.tool_calls %}<｜call▁begin｜>{{ c.function.name }}{{ c.function.arguments }}"
+      "<｜call▁end｜>{% endfor %}{% if m.tool_calls|length > 1 %}<｜calls▁end｜></s>{% endif %}"
+      "{% else %}{{ m.content }}</s>{% endif %}{% endfor %}"
+      "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
+  const auto call = [](const char* name) {
+    return Json{{"type", "function"},
+                {"function", {{"name", name}, {"arguments", Json::object()}}}};
+  };
+  const auto answers = [&](const Json& calls) {
+    const Json chat = {say("user", "U"),
+                       {{"role", "assistant"}, {"content", ""}, {"tool_calls", calls}},
+                       say("tool", "3"),
+                       say("assistant", "A")};
+    const ConversationEncoder e = encoder(tokenizer, source);
+    return trained_runs(tokenizer, e.encode(chat));
+  };
+  EXPECT_EQ(answers(Json::array({call("f")})),
+            (std::vector<std::string>{
+                "<｜calls▁begin｜><｜call▁begin｜>f{}<｜call▁end｜><｜calls▁end｜></s>", "A</s>"}));
+  EXPECT_EQ(answers(Json::array({call("f"), call("g")})),
+            (std::vector<std::string>{"<｜calls▁begin｜><｜call▁begin｜>f{}<｜call▁end｜>"
+                                      "<｜call▁begin｜>g{}<｜call▁end｜><｜calls▁end｜></s>",
+                                      "A</s>"}));
+}
+
+// As templates of models that see images do: a content is a list of parts.
+TEST(Conversation, TemplatesThatWantParts) {
+  const std::string source =
+      "{% for m in messages %}<|im_start|>{{ m.role }}:{% for p in m.content %}"
+      "{% if p.type == 'text' %} {{ p.text }}{% endif %}{% endfor %}<|im_end|>\n{% endfor %}"
+      "{% if add_generation_prompt %}<|im_start|>assistant:{% endif %}";
+  const ConversationEncoder e = encoder(bytes(), source);
+  const Json chat = {say("user", "U"), say("assistant", "A"), say("user", "V"),
+                     say("assistant", "B")};
+  EXPECT_EQ(runs_of(e, chat), (std::vector<std::string>{" A<|im_end|>", " B<|im_end|>"}));
+  EXPECT_EQ(runs_of(e, {say("user", "U"), say("assistant", "<think>\nhm\n</think>\n\nA")}),
+            (std::vector<std::string>{" <think>\nhm\n</think>\n\nA<|im_end|>"}));
+  EXPECT_EQ(e.turn_ends(), std::vector<int32_t>{*bytes().id_of("<|im_end|>")});
+}
+
 // In linear time: texts that begin alike everywhere.
 TEST(Conversation, LongRepeatsAreNoTrap) {
   const std::string counts =

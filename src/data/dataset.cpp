@@ -523,8 +523,11 @@ std::shared_ptr<const Dataset> Dataset::open(TextModel text, DatasetOptions opti
   if (impl->checked) impl->check_all();
   impl->look_at_fields();
   impl->find_turn_ends();
-  const bool texts =
-      std::find(impl->groups.begin(), impl->groups.end(), Group::kTexts) != impl->groups.end();
+  const auto holds = [&](Group group) {
+    return std::find(impl->groups.begin(), impl->groups.end(), group) != impl->groups.end();
+  };
+  const bool texts = holds(Group::kTexts);
+  const bool endless = holds(Group::kChats) && impl->encoder && impl->turn_ends.empty();
   auto dataset = std::shared_ptr<const Dataset>(new Dataset(std::move(impl)));
   const std::string unreached = dataset->impl_->fields.unreached_fields();
   if (!unreached.empty())
@@ -532,6 +535,11 @@ std::shared_ptr<const Dataset> Dataset::open(TextModel text, DatasetOptions opti
         fmt::format("fields of conversations that reach neither text nor mask, since the chat "
                     "template doesn't write them: {}{}",
                     unreached, dataset->impl_->checked ? "" : " among the first 1024"));
+  if (endless)
+    dataset->warn(
+        "the chat template ends an answer with no special token of the tokenizer, so nothing that "
+        "is trained tells where an answer ends; take a template whose turns end with one "
+        "(--chat_template FILE)");
   if (texts && dataset->options().append_eos && dataset->text_model().eos().empty())
     dataset->warn(
         "the tokenizer names no end-of-text token, so texts are trained without an end; name one "

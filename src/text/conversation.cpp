@@ -21,6 +21,9 @@ TrainOn parse_train_on(std::string_view name) {
 struct ConversationEncoder::Prepared {
   Json messages;
   RenderOptions render;
+  Json parts;  // the messages as a template takes them that wants contents in parts; else null
+
+  const Json& for_template() const { return parts.is_null() ? messages : parts; }
 };
 
 ConversationEncoder::ConversationEncoder(Tokenizer tokenizer, ChatTemplate chat_template,
@@ -29,12 +32,13 @@ ConversationEncoder::ConversationEncoder(Tokenizer tokenizer, ChatTemplate chat_
       template_(std::move(chat_template)),
       options_(std::move(options)) {
   tool_form_ = find_tool_form(template_, options_.render);
+  wants_parts_ = wants_parts(template_, options_.render);
   find_turn_ends();
 }
 
 ConversationEncoder::Prepared ConversationEncoder::prepare(const Json& input,
                                                            bool add_generation_prompt) const {
-  Prepared prepared{Json::array(), options_.render};
+  Prepared prepared{Json::array(), options_.render, nullptr};
   prepared.render.add_generation_prompt = add_generation_prompt;
   if (input.is_object()) {
     const auto list = input.find("messages");
@@ -74,13 +78,14 @@ ConversationEncoder::Prepared ConversationEncoder::prepare(const Json& input,
     }
   }
   apply_tool_form(tool_form_, messages);
+  if (wants_parts_) prepared.parts = with_parts(messages);
   if (prepared.render.now < 0) prepared.render.now = static_cast<int64_t>(std::time(nullptr));
   return prepared;
 }
 
 std::string ConversationEncoder::render(const Json& messages, bool add_generation_prompt) const {
   const Prepared prepared = prepare(messages, add_generation_prompt);
-  return template_.render(prepared.messages, prepared.render).text;
+  return template_.render(prepared.for_template(), prepared.render).text;
 }
 
 namespace {
@@ -142,7 +147,7 @@ TokenizedText ConversationEncoder::encode(const Json& input, bool add_generation
     }
   }
   std::vector<ChatTemplate::PrefixResult> results =
-      template_.render_prefixes(messages, prepared.render, prefixes);
+      template_.render_prefixes(prepared.for_template(), prepared.render, prefixes);
   if (!results[0].error.empty()) {
     user_error("template", "the chat template can't render a conversation: {}", results[0].error);
   }
@@ -185,6 +190,8 @@ TokenizedText ConversationEncoder::encode(const Json& input, bool add_generation
           static_cast<size_t>(span.begin), static_cast<size_t>(span.end - span.begin));
       if (!text_spans::keeps_thought(written, messages[i]))
         return encode_by_answer(prepared, assistants, "a thought is left out");
+      if (!text_spans::missing_ends(written).empty())
+        return encode_by_answer(prepared, assistants, "a list of calls is left open");
     }
     const bool ends = !assistants.empty() && assistants.back() + 1 == count;
     if (ends && !add_generation_prompt && close(specials, &spans.back(), &out.text)) {
@@ -209,7 +216,7 @@ TokenizedText ConversationEncoder::encode_by_answer(const Prepared& prepared,
     prefixes.push_back({i + 1, false});
   }
   std::vector<ChatTemplate::PrefixResult> results =
-      template_.render_prefixes(prepared.messages, prepared.render, prefixes);
+      template_.render_prefixes(prepared.for_template(), prepared.render, prefixes);
   TokenizedText out;
   for (size_t k = 0; k < assistants.size(); k++) {
     const Json& message = prepared.messages[assistants[k]];
@@ -253,7 +260,15 @@ void ConversationEncoder::append_answer(std::string text, const ChatTemplate::Pr
       special_ranges(tokenizer_, tokenizer_.encode_with_ranges(text));
   const std::string why = text_spans::find_span(text, specials, message, turn, &span);
   HONE_CHECK(why.empty(), "the answer begins behind its prompt");
-  close(specials, &span, &text);
+  const std::string missing = text_spans::missing_ends(std::string_view(text).substr(
+      static_cast<size_t>(span.begin), static_cast<size_t>(span.end - span.begin)));
+  if (missing.empty()) {
+    close(specials, &span, &text);
+  } else {
+    text.resize(static_cast<size_t>(span.end));
+    text += missing + turn_end_;
+    span.end = static_cast<int64_t>(text.size());
+  }
   // As when it is generated: the prompt's tokens, then those of the answer.
   std::vector<int32_t> tokens = tokenizer_.encode(before.rendered.text);
   const size_t prompt = tokens.size();
@@ -310,7 +325,7 @@ void ConversationEncoder::find_turn_ends() {
   options_.train_on = TrainOn::kAssistant;
   try {
     // The text that closes the first turn, be it the next one's opening.
-    const std::string text = template_.render(talk, prepare(talk, false).render).text;
+    const std::string text = render(talk);
     const Encoding encoding = tokenizer_.encode_with_ranges(text);
     const size_t answer = text.find("Me.");
     for (size_t t = 0; answer != std::string::npos && t < encoding.ids.size(); t++) {

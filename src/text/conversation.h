@@ -84,6 +84,7 @@ class ConversationEncoder {
   void find_turn_ends();
 
   ToolForm tool_form_;
+  bool wants_parts_ = false;
   std::string turn_end_;  // "" where none was found
   std::vector<int32_t> turn_end_ids_;
   Tokenizer tokenizer_;

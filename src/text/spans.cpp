@@ -259,6 +259,19 @@ bool keeps_thought(std::string_view written, const Json& message) {
   return !has(written, answer) || has(written.substr(at + thought.inner.size()), answer);
 }
 
+std::string missing_ends(std::string_view written) {
+  constexpr std::string_view kOpening = "<｜", kBegin = "▁begin｜>", kEnd = "▁end｜>";
+  std::string missing;
+  for (size_t at = 0; (at = written.find(kBegin, at)) != std::string_view::npos;
+       at += kBegin.size()) {
+    const size_t opening = written.rfind(kOpening, at);
+    if (opening == std::string_view::npos) continue;
+    const std::string end = std::string(written.substr(opening, at - opening)) + std::string(kEnd);
+    if (!has(written.substr(at), end)) missing.insert(0, end);
+  }
+  return missing;
+}
+
 std::string answer_text(const AnswerTexts& t, const Json& message, std::string_view last_content,
                         std::string_view template_source, std::string* text) {
   const bool goes_on = t.through.starts_with(t.before);

@@ -38,6 +38,10 @@ struct AnswerTexts {
 // message without one.
 bool keeps_thought(std::string_view written, const Json& message);
 
+// What a turn lacks at its end: the end of each <｜...▁begin｜> that has none. (DeepSeek's
+// templates leave the list open that holds a single call.)
+std::string missing_ends(std::string_view written);
+
 // The text of a conversation that ends with this answer as a model has to write it: `before`, then
 // what the template writes for the message, with the message's own thought where the template
 // leaves it out. A thought that `before` has opened is not opened again, and closed if the message

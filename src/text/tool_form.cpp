@@ -79,6 +79,31 @@ ToolForm find_tool_form(const ChatTemplate& chat_template, const RenderOptions& 
   return {};
 }
 
+bool wants_parts(const ChatTemplate& chat_template, const RenderOptions& options) {
+  const std::string question = "question-of-the-probe", answer = "answer-of-the-probe";
+  const Json chat = {{{"role", "user"}, {"content", question}},
+                     {{"role", "assistant"}, {"content", answer}}};
+  const auto writes_both = [&](const Json& messages) {
+    try {
+      const std::string text = chat_template.render(messages, options).text;
+      return text.find(question) != std::string::npos && text.find(answer) != std::string::npos;
+    } catch (const UserError&) {
+      return false;
+    }
+  };
+  return !writes_both(chat) && writes_both(with_parts(chat));
+}
+
+Json with_parts(Json messages) {
+  for (Json& m : messages) {
+    const auto content = m.find("content");
+    if (content == m.end() || !content->is_string()) continue;
+    Json part = {{"type", "text"}, {"text", std::move(*content)}};
+    *content = Json::array({std::move(part)});
+  }
+  return messages;
+}
+
 void apply_tool_form(const ToolForm& form, Json& messages) {
   for (Json& m : messages) {
     const auto calls = m.find("tool_calls");
