@@ -425,7 +425,9 @@ TEST(Sft, AModelsCheckpointCanBeUsed) {
   for (const char* name : {"config.json", "model.safetensors"}) fs::remove(w / "out" / name);
   const Result stopped = w.hone("logits --pretrained out --input t.jsonl --output x");
   EXPECT_EQ(stopped.code, 2);
-  EXPECT_NE(stopped.err.find("out/checkpoints/step-N"), std::string::npos) << stopped.err;
+  EXPECT_NE(stopped.err.find("use its newest checkpoint: out/checkpoints/step-4"),
+            std::string::npos)
+      << stopped.err;
 }
 
 TEST(Sft, AWarmUpThatTakesTheWholeRunIsSaid) {
