@@ -348,5 +348,33 @@ TEST(BpeTrainer, TrainsATokenizerThatReadsBack) {
   EXPECT_EQ(Tokenizer::from_json(train_bpe({}, options)).vocab_size(), 259);
 }
 
+// A byte-level vocabulary without all 256 bytes: the fast engine refuses it, transformers reads it.
+TEST(Tokenizer, FilesThatTheFastEngineRefusesAreRead) {
+  using Json = nlohmann::json;
+  const Json fixture =
+      Json::parse(read_file(HONE_SOURCE_DIR "/tests/fixtures/text/missing_bytes.json"));
+  const Tokenizer tokenizer = Tokenizer::from_json(fixture.at("tokenizer").dump());
+  size_t compared = 0;
+  for (const Json& c : fixture.at("cases")) {
+    const auto text = c.at("text").get<std::string>();
+    const auto want = c.at("ids").get<std::vector<int32_t>>();
+    EXPECT_EQ(tokenizer.encode(text), want) << text;
+    EXPECT_EQ(tokenizer.decode(want), c.at("decoded").get<std::string>());
+    // Ranges hold what the tokens stand for, and what has no token belongs to none.
+    const Encoding encoding = tokenizer.encode_with_ranges(text);
+    ASSERT_EQ(encoding.ids, want);
+    for (size_t t = 0; t < want.size(); t++) {
+      const ByteRange r = encoding.ranges[t];
+      EXPECT_NE(text.substr(static_cast<size_t>(r.begin), static_cast<size_t>(r.end - r.begin))
+                    .find(tokenizer.token_bytes(want[t])),
+                std::string::npos)
+          << text << " token " << t;
+    }
+    compared++;
+  }
+  EXPECT_GE(compared, 7u);
+  EXPECT_TRUE(tokenizer.is_special(*tokenizer.id_of("<|im_end|>")));
+}
+
 }  // namespace
 }  // namespace hone

@@ -5,35 +5,79 @@ use std::collections::HashMap;
 use serde_json::Value as Json;
 use tokenizers::pipeline::{EncodeOptions, Override, PipelineToken, PipelineTokenizer};
 
+/// Who does the work: the fast engine, or where it refuses a file the one transformers has.
+enum Engine {
+    Fast(PipelineTokenizer),
+    Stable(Box<tokenizers_stable::Tokenizer>),
+}
+
+impl Engine {
+    /// json: a tokenizer.json. The error is the stable engine's, which reads more.
+    fn of(mut json: Json) -> Result<Engine, String> {
+        let text = json.to_string();
+        let canonical = tokenizers::canonicalize_value(&mut json).map(|_| json.to_string());
+        if let Ok(Ok(pipeline)) = canonical.map(|text| tokenizers::from_json(&text)) {
+            return Ok(Engine::Fast(pipeline));
+        }
+        let mut stable =
+            tokenizers_stable::Tokenizer::from_bytes(text.as_bytes()).map_err(|e| e.to_string())?;
+        stable.with_padding(None);
+        stable.with_truncation(None).map_err(|e| e.to_string())?;
+        Ok(Engine::Stable(Box::new(stable)))
+    }
+
+    fn encode(&self, text: &str, special: bool, out: &mut Vec<u32>) -> Result<(), String> {
+        match self {
+            Engine::Fast(pipeline) => {
+                let options = EncodeOptions {
+                    add_special_tokens: special,
+                    encode_special_tokens: false,
+                    padding: Override::Off,
+                    truncation: Override::Off,
+                };
+                let mut tokens: Vec<PipelineToken> = Vec::with_capacity(text.len() / 3 + 8);
+                pipeline
+                    .encode_into(text, &options, &mut tokens)
+                    .map_err(|e| e.to_string())?;
+                out.extend_from_slice(PipelineToken::cast_slice(&tokens));
+            }
+            Engine::Stable(stable) => {
+                let encoding = stable
+                    .encode_fast(text, special)
+                    .map_err(|e| e.to_string())?;
+                out.extend_from_slice(encoding.get_ids());
+            }
+        }
+        Ok(())
+    }
+
+    fn decode(&self, ids: &[u32], skip_special: bool) -> Result<String, String> {
+        match self {
+            Engine::Fast(pipeline) => pipeline
+                .decode(ids, skip_special)
+                .map_err(|e| e.to_string()),
+            Engine::Stable(stable) => stable
+                .decode(ids, skip_special)
+                .map_err(|e| e.to_string()),
+        }
+    }
+}
+
 pub struct HfTokenizer {
-    pipeline: PipelineTokenizer,
+    engine: Engine,
     known: Vec<bool>,
 }
 
 impl HfTokenizer {
     pub fn encode(&self, text: &str, special: bool, out: &mut Vec<u32>) -> Result<(), String> {
-        let options = EncodeOptions {
-            add_special_tokens: special,
-            encode_special_tokens: false,
-            padding: Override::Off,
-            truncation: Override::Off,
-        };
-        let mut tokens: Vec<PipelineToken> = Vec::with_capacity(text.len() / 3 + 8);
-        self.pipeline
-            .encode_into(text, &options, &mut tokens)
-            .map_err(|e| e.to_string())?;
-        out.extend_from_slice(PipelineToken::cast_slice(&tokens));
-        Ok(())
+        self.engine.encode(text, special, out)
     }
 
     pub fn decode(&self, ids: &[u32], skip_special: bool) -> Result<Vec<u8>, String> {
         if let Some(id) = ids.iter().find(|&&i| !self.is_known(i)) {
             return Err(format!("the tokenizer has no token with id {id}"));
         }
-        self.pipeline
-            .decode(ids, skip_special)
-            .map(String::into_bytes)
-            .map_err(|e| e.to_string())
+        self.engine.decode(ids, skip_special).map(String::into_bytes)
     }
 
     fn is_known(&self, id: u32) -> bool {
@@ -86,9 +130,7 @@ pub fn load(text: &str, config: &str, map: &str) -> Result<(HfTokenizer, Vec<u8>
     {
         return Err(format!("token id {id} is out of range (at most {MAX_ID})"));
     }
-    tokenizers::canonicalize_value(&mut json).map_err(|e| e.to_string())?;
-    let pipeline = tokenizers::from_json(&json.to_string()).map_err(|e| e.to_string())?;
-    drop(json);
+    let engine = Engine::of(json)?;
     for token in added.iter().flatten() {
         let content = token.get("content").and_then(Json::as_str).unwrap_or("");
         let id = token
@@ -126,7 +168,7 @@ pub fn load(text: &str, config: &str, map: &str) -> Result<(HfTokenizer, Vec<u8>
         put(&mut table, token.spelling.as_bytes());
         put(&mut table, &token.bytes);
     }
-    Ok((HfTokenizer { pipeline, known }, table))
+    Ok((HfTokenizer { engine, known }, table))
 }
 
 // Ids index tables, so a hostile file may not ask for a table of 4 G entries.
