@@ -10,11 +10,11 @@
 namespace hone::app {
 
 struct ShowOptions {
-  std::string pretrained;             // model folder; no weights needed
+  std::string pretrained;  // model folder; no weights needed
   data::TextModelOptions text;
-  data::DatasetOptions data;          // add_generation_prompt is one of these
-  int64_t num_samples = -1;           // 0 = all; -1 = all for json, else 3
-  bool json = false;                  // one line a sample: {"text", "tokens", "trained"}
+  data::DatasetOptions data;  // add_generation_prompt is one of these
+  int64_t num_samples = -1;   // 0 = all; -1 = all for json, else 3
+  bool json = false;          // one line a sample: {"text", "tokens", "trained"}
   enum class Color { kAuto, kAlways, kNever } color = Color::kAuto;
 };
 
