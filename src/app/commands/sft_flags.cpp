@@ -141,8 +141,9 @@ void add_output(Command& c, SftFlags& f) {
   c.flag("--eval_steps", o.eval_steps, "Evaluate every N steps; 0: after each epoch");
   c.flag("--keep_best", o.keep_best,
          "The result is the state with the lowest eval loss, whose checkpoint is kept");
-  c.flag("--early_stopping", o.early_stopping,
-         "End the run after N evaluations in a row that lowered the eval loss no further; 0: never");
+  c.flag(
+      "--early_stopping", o.early_stopping,
+      "End the run after N evaluations in a row that lowered the eval loss no further; 0: never");
   c.flag("--eval_samples", o.eval_samples, "Answers shown at an evaluation");
   c.flag("--eval_max_new_tokens", o.eval_max_new_tokens, "Longest of them, in tokens");
   c.flag("--self_check", o.self_check,
