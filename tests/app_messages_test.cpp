@@ -78,5 +78,33 @@ TEST_F(Messages, TablesAreToldFromJson) {
   }
 }
 
+TEST_F(Messages, TemplatesWithNamesAreChosenByThem) {
+  const std::string base = work_.model("qwen2");
+  const std::string config = read_file(work_ / base / "tokenizer_config.json");
+  Json named = Json::parse(config);
+  named["chat_template"] = {
+      {{"name", "plain"}, {"template", "{% for m in messages %}{{ m.content }}</s>{% endfor %}"}},
+      {{"name", "loud"}, {"template", "{% for m in messages %}{{ m.content }}!</s>{% endfor %}"}}};
+  work_.file(base + "/tokenizer_config.json", named.dump());
+  fs::remove(work_ / base / "chat_template.jinja");
+  const std::string model = " --pretrained " + base;
+  for (const std::string command :
+       {"show -d d.jsonl", "chat --prompt x", "generate --input chat.jsonl"}) {
+    work_.file("chat.jsonl", R"([{"role":"user","content":"Q"}])");
+    const std::string line = said(command + model);
+    EXPECT_NE(line.find("chat templates are named loud, plain, and none is the default; choose one "
+                        "with --conversation_template loud"),
+              std::string::npos)
+        << command << ": " << line;
+  }
+  const Result loud =
+      work_.hone("show --json -d d.jsonl --train_on all --chat_template loud" + model);
+  EXPECT_EQ(loud.code, 0) << loud.err;
+  EXPECT_EQ(Json::parse(loud.out).at("text"), "Q!</s>A!</s>");
+  EXPECT_NE(said("show -d d.jsonl --chat_template quiet" + model)
+                .find("quiet does not exist, and the model's own templates are named loud, plain"),
+            std::string::npos);
+}
+
 }  // namespace
 }  // namespace hone::test

@@ -272,6 +272,20 @@ TEST(ChatTemplate, WhereItIsLookedFor) {
                                      {"name": "rag", "template": "rag"}]})");
   EXPECT_EQ(render({}), "plain");
   EXPECT_EQ(render(with_tools), "tools");
+  EXPECT_EQ(ChatTemplate::names(folder.path()),
+            (std::vector<std::string>{"default", "rag", "tool_use"}));
+  const ChatTemplate rag = ChatTemplate::load(folder.path(), tokenizer, "rag");
+  EXPECT_EQ(rag.render(chat, with_tools).text, "rag");
+  EXPECT_THROW(ChatTemplate::load(folder.path(), tokenizer, "none"), UserError);
+  // Which of two is not guessed; the only one serves.
+  folder.write("tokenizer_config.json",
+               R"({"chat_template": {"tool_use": "tools", "rag": "rag"}})");
+  EXPECT_FALSE(ChatTemplate::exists(folder.path()));
+  EXPECT_THROW(ChatTemplate::load(folder.path(), tokenizer), UserError);
+  EXPECT_EQ(ChatTemplate::load(folder.path(), tokenizer, "tool_use").render(chat, {}).text,
+            "tools");
+  folder.write("tokenizer_config.json", R"({"chat_template": {"mine": "one"}})");
+  EXPECT_EQ(render({}), "one");
   folder.write("chat_template.jinja", "jinja");
   EXPECT_EQ(render({}), "jinja");
   EXPECT_EQ(render(with_tools), "jinja");

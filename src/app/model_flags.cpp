@@ -54,11 +54,10 @@ void SamplingFlags::add(Command& c) {
 }
 
 void add_text_flags(Command& c, data::TextModelOptions& o) {
-  c.flag(
-      "--conversation_template,--chat_template", o.conversation_template,
-      "Chat template instead of the model's: a Jinja file (.jinja), the original's JSON form, or a "
-      "folder with one",
-      "FILE");
+  c.flag("--conversation_template,--chat_template", o.conversation_template,
+         "Chat template instead of the model's: a Jinja file (.jinja), the original's JSON form, a "
+         "folder with one, or the name of another one of the model's",
+         "FILE");
   c.flag("--template_kwargs,--chat_template_kwargs", o.template_kwargs,
          "Variables for the chat template, such as enable_thinking=false or a JSON object", "JSON");
   c.flag("--eos_token", o.eos_token,

@@ -18,10 +18,8 @@ PromptReader::PromptReader(const data::TextModel* text, int64_t vocab,
 
 std::vector<int32_t> PromptReader::chat(const Json& json, const std::string& where) const {
   if (!encoder_)
-    user_error("input",
-               "{}: a chat needs a chat template, and the model has none; give {{\"prompt\": "
-               "...}}, or a template with --conversation_template",
-               where);
+    user_error("input", "{}: this is a chat, but {}, or write {{\"prompt\": ...}}", where,
+               text_ ? text_->no_template() : "the model has no tokenizer.json");
   try {
     data::FormatRules rules;
     rules.format = data::DatasetFormat::kMessages;

@@ -247,9 +247,8 @@ TokenizedText Dataset::Impl::tokenize(Record record) const {
   switch (record.kind) {
     case Record::Kind::kChat: {
       if (!encoder)
-        throw RecordError(
-            "found a conversation, but the model has no chat template; give one with "
-            "--conversation_template, or use plain text or {\"prompt\", \"completion\"} records");
+        throw RecordError("found a conversation, but " + text.no_template() +
+                          ", or use plain text or {\"prompt\", \"completion\"} records");
       const Json& messages =
           record.conversation.is_array() ? record.conversation : record.conversation["messages"];
       const bool prompt = options.add_generation_prompt && messages.back()["role"] != "assistant";

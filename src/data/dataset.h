@@ -38,8 +38,8 @@ std::string_view dataset_format_name(DatasetFormat format);
 
 // What differs from what the model's folder says.
 struct TextModelOptions {
-  // Colossal-AI's conversation_template JSON, a Jinja file (.jinja, .jinja2, .j2), or a folder with
-  // a chat template.
+  // Colossal-AI's conversation_template JSON, a Jinja file (.jinja, .jinja2, .j2), a folder with a
+  // chat template, or the name of one of the model's own.
   std::string conversation_template;
   std::string adapter;  // its chat_template.jinja, if there is one, goes before the model's
   std::vector<std::string> eos_token;  // texts or ids of tokens that end an answer or a text
@@ -51,12 +51,15 @@ struct TextModelOptions {
 struct TextModel {
   Tokenizer tokenizer;
   std::optional<ChatTemplate> chat_template;  // none: only formats without turns can be read
+  std::vector<std::string> template_names;    // of the model's, where none of several is chosen
   std::string system_message;                 // of the conversation_template JSON
   std::vector<int32_t> stop_ids;              // of the conversation_template JSON
   Json variables = Json::object();            // for the template
   std::vector<int32_t> eos_ids;               // said by hand; empty: the model's own
   // Text of the token that ends a text; "": there is none.
   std::string eos() const;
+  // What to say where a template is needed and there is none.
+  std::string no_template() const;
   uint64_t fingerprint = 0;  // of all files it was made from
 
   // folder: a model folder (no weights needed). UserError.

@@ -26,10 +26,19 @@ bool is_folder(const std::string& path) {
   return fs::is_directory(path, ignored);
 }
 
+// One of the model's own, by its name.
+ChatTemplate named_template(const std::string& folder, const std::string& name,
+                            const Tokenizer& tokenizer) {
+  const std::vector<std::string> names = ChatTemplate::names(folder);
+  if (std::find(names.begin(), names.end(), name) == names.end())
+    user_error("template", "--conversation_template {} does not exist{}", name,
+               names.size() > 1 ? fmt::format(", and the model's own templates are named {}",
+                                              fmt::join(names, ", "))
+                                : "");
+  return ChatTemplate::load(folder, tokenizer, name);
+}
+
 ChatTemplate jinja_file(const std::string& path, const Tokenizer& tokenizer) {
-  std::error_code ignored;
-  if (!fs::is_regular_file(path, ignored))
-    user_error("template", "chat template {} does not exist", path);
   return ChatTemplate::from_string(read_small_file(path), tokenizer.special_tokens());
 }
 
@@ -77,6 +86,15 @@ std::string TextModel::eos() const {
   return tokenizer.eos_token().value_or("");
 }
 
+std::string TextModel::no_template() const {
+  if (template_names.empty())
+    return "the model has no chat template; give one with --conversation_template FILE";
+  return fmt::format(
+      "the model's chat templates are named {}, and none is the default; choose one with "
+      "--conversation_template {}",
+      fmt::join(template_names, ", "), template_names[0]);
+}
+
 TextModel TextModel::load(const std::string& folder, const TextModelOptions& options) {
   TextModel model{.tokenizer = Tokenizer::load(folder)};
   Fingerprint fingerprint;
@@ -90,6 +108,8 @@ TextModel TextModel::load(const std::string& folder, const TextModelOptions& opt
   std::error_code ignored;
   if (!other.empty() && is_folder(other)) {
     model.chat_template = ChatTemplate::load(other, model.tokenizer);
+  } else if (!other.empty() && !fs::exists(other, ignored)) {
+    model.chat_template = named_template(folder, other, model.tokenizer);
   } else if (!other.empty() && is_jinja(other)) {
     model.chat_template = jinja_file(other, model.tokenizer);
   } else if (!other.empty()) {
@@ -107,6 +127,8 @@ TextModel TextModel::load(const std::string& folder, const TextModelOptions& opt
     model.chat_template = ChatTemplate::load(options.adapter, model.tokenizer);
   } else if (ChatTemplate::exists(folder)) {
     model.chat_template = ChatTemplate::load(folder, model.tokenizer);
+  } else {
+    model.template_names = ChatTemplate::names(folder);
   }
   if (model.chat_template && (!other.empty() || !options.adapter.empty()))
     fingerprint.add_text(model.chat_template->source());

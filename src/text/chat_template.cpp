@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <ctime>
+#include <filesystem>
+#include <map>
 
 #include "core/error.h"
 #include "text/ffi.h"
@@ -65,26 +67,20 @@ Json parse_file(const std::string& text, const std::string& path) {
   return json;
 }
 
-struct Sources {
-  std::string base;
-  std::string tool_use;
-  bool found = false;
-};
+using Sources = std::map<std::string, std::string>;  // name to text
+
+constexpr const char* kDefault = "default";
+constexpr const char* kToolUse = "tool_use";
 
 // "chat_template" of a configuration: a text, or a list or an object of named texts.
 Sources named_templates(const Json& value, const std::string& path) {
   Sources sources;
   auto take = [&](const std::string& name, const Json& text) {
     if (!text.is_string()) user_error("template", "{}: template \"{}\" is not a text", path, name);
-    if (name == "default") {
-      sources.base = text.get<std::string>();
-      sources.found = true;
-    } else if (name == "tool_use") {
-      sources.tool_use = text.get<std::string>();
-    }
+    sources[name] = text.get<std::string>();
   };
   if (value.is_string()) {
-    take("default", value);
+    take(kDefault, value);
   } else if (value.is_array()) {
     for (const Json& entry : value) {
       if (!entry.is_object() || !entry.contains("name") || !entry["name"].is_string() ||
@@ -99,35 +95,42 @@ Sources named_templates(const Json& value, const std::string& path) {
   } else {
     user_error("template", "{}: chat_template is neither a text nor a list", path);
   }
-  if (!sources.found && !sources.tool_use.empty()) {
-    sources.base = sources.tool_use;
-    sources.found = true;
+  return sources;
+}
+
+// chat_template.jinja and the files of additional_chat_templates.
+Sources jinja_templates(const std::string& folder) {
+  namespace fs = std::filesystem;
+  Sources sources;
+  std::string text;
+  if (!text_ffi::read_file_if_exists(folder + "/chat_template.jinja", &text)) return sources;
+  sources[kDefault] = text;
+  std::error_code ignored;
+  for (const auto& entry : fs::directory_iterator(folder + "/additional_chat_templates", ignored)) {
+    const fs::path& path = entry.path();
+    if (path.extension() == ".jinja" && text_ffi::read_file_if_exists(path.string(), &text))
+      sources.emplace(path.stem().string(), text);
   }
   return sources;
 }
 
 Sources find_sources(const std::string& folder) {
-  Sources sources;
+  Sources sources = jinja_templates(folder);
   std::string text;
-  const std::string jinja = folder + "/chat_template.jinja";
-  if (text_ffi::read_file_if_exists(jinja, &text)) {
-    sources = {text, "", true};
-    if (text_ffi::read_file_if_exists(folder + "/additional_chat_templates/tool_use.jinja",
-                                      &text)) {
-      sources.tool_use = text;
-    }
-    return sources;
-  }
   for (const char* name : {"/tokenizer_config.json", "/chat_template.json"}) {
+    if (!sources.empty()) break;
     const std::string path = folder + name;
     if (!text_ffi::read_file_if_exists(path, &text)) continue;
     const Json config = parse_file(text, path);
     const auto it = config.find("chat_template");
-    if (it == config.end() || it->is_null()) continue;
-    sources = named_templates(*it, path);
-    if (sources.found) return sources;
+    if (it != config.end() && !it->is_null()) sources = named_templates(*it, path);
   }
   return sources;
+}
+
+// The one that serves where none is named; end() if there is none, or that would be a guess.
+Sources::const_iterator default_of(const Sources& sources) {
+  return sources.size() == 1 ? sources.begin() : sources.find(kDefault);
 }
 
 }  // namespace
@@ -138,20 +141,33 @@ struct ChatTemplate::Impl {
   Json special_tokens = Json::object();
 };
 
-bool ChatTemplate::exists(const std::string& folder) { return find_sources(folder).found; }
-
-ChatTemplate ChatTemplate::load(const std::string& folder, const Tokenizer& tokenizer) {
+bool ChatTemplate::exists(const std::string& folder) {
   const Sources sources = find_sources(folder);
-  if (!sources.found) {
+  return default_of(sources) != sources.end();
+}
+
+std::vector<std::string> ChatTemplate::names(const std::string& folder) {
+  std::vector<std::string> out;
+  for (const auto& [name, text] : find_sources(folder)) out.push_back(name);
+  return out;
+}
+
+ChatTemplate ChatTemplate::load(const std::string& folder, const Tokenizer& tokenizer,
+                                const std::string& name) {
+  const Sources sources = find_sources(folder);
+  const auto chosen = name.empty() ? default_of(sources) : sources.find(name);
+  if (chosen == sources.end()) {
     user_error("template",
-               "{} has no chat template (chat_template.jinja, or chat_template in "
+               "{} has no chat template{} (chat_template.jinja, or chat_template in "
                "tokenizer_config.json); give one with --conversation_template, or train on plain "
                "text",
-               folder);
+               folder, name.empty() ? "" : fmt::format(" named {}", name));
   }
   auto impl = std::make_shared<Impl>();
-  impl->base = std::make_unique<Compiled>(sources.base);
-  if (!sources.tool_use.empty()) impl->tool_use = std::make_unique<Compiled>(sources.tool_use);
+  impl->base = std::make_unique<Compiled>(chosen->second);
+  const auto tool_use = sources.find(kToolUse);
+  if (name.empty() && tool_use != sources.end() && tool_use != chosen)
+    impl->tool_use = std::make_unique<Compiled>(tool_use->second);
   for (const auto& [role, token] : tokenizer.special_tokens()) impl->special_tokens[role] = token;
   return ChatTemplate(std::move(impl));
 }

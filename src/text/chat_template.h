@@ -38,13 +38,17 @@ struct Rendered {
 // is compiled once.
 class ChatTemplate {
  public:
-  // From a model folder, in this order: chat_template.jinja (and its
-  // additional_chat_templates/tool_use.jinja), "chat_template" of tokenizer_config.json (a text, or
-  // a list of named ones), chat_template.json. The one named tool_use serves conversations with
-  // tools. Special tokens come from the tokenizer.
-  // UserError where the folder has no template or it doesn't parse.
-  static ChatTemplate load(const std::string& folder, const Tokenizer& tokenizer);
+  // From a model folder, in this order: chat_template.jinja (with those of
+  // additional_chat_templates), "chat_template" of tokenizer_config.json (a text, or a list of
+  // named ones), chat_template.json. Of several the one named default serves, and the one named
+  // tool_use conversations with tools; with `name` that one serves all. Special tokens come from
+  // the tokenizer.
+  // UserError where the folder has no such template or it doesn't parse.
+  static ChatTemplate load(const std::string& folder, const Tokenizer& tokenizer,
+                           const std::string& name = "");
+  // Whether there is one that serves without a name.
   static bool exists(const std::string& folder);
+  static std::vector<std::string> names(const std::string& folder);
   static ChatTemplate from_string(
       std::string_view source,
       const std::map<std::string, std::string, std::less<>>& special_tokens);

@@ -69,10 +69,7 @@ class Conversation {
   Conversation(const Flags& f) : text_(load_model_text(f)), options_(f.sampling.o) {
     rollout::check_sampling(options_);
     if (!text_.chat_template)
-      user_error("chat",
-                 "{} has no chat template, so it can't tell who speaks; use hone generate with "
-                 "{{\"prompt\": ...}}, or give a template with --conversation_template",
-                 f.model.pretrained);
+      user_error("chat", "{}, or use hone generate with {{\"prompt\": ...}}", text_.no_template());
     model_ = f.model.load_to_generate();
     generator_.emplace(model_->context(), model_->decoder());
     options_.stop_ids = stop_ids(model_->config(), f.model.adapter, &text_);
