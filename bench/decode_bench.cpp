@@ -13,7 +13,7 @@
 #include <cstdlib>
 #include <vector>
 
-#include "backend/cpu/bf16t.h"
+#include "backend/bf16t.h"
 #include "backend/cpu/cpu.h"
 #include "core/process.h"
 #include "core/rng.h"
@@ -90,7 +90,7 @@ struct Weights {
           seed ^= seed << 13, seed ^= seed >> 7, seed ^= seed << 17;
           numbers[i] = some[seed & 0xffff];
         }
-        const cpu::Bf16tPacker packer(numbers, s.out, s.in, pool);
+        const Bf16tPacker packer(numbers, s.out, s.in, pool);
         char* packed = memory.take(packer.bytes());
         packer.pack(packed);
         bytes += n * 2;

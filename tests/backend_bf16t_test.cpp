@@ -3,12 +3,13 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <cstring>
 #include <string>
 #include <vector>
 
-#include "backend/cpu/bf16t.h"
+#include "backend/bf16t.h"
 #include "backend/cpu/cpu.h"
 #include "core/rng.h"
 #include "support/gemm_matrix.h"
@@ -16,7 +17,6 @@
 namespace hone {
 namespace {
 
-using cpu::Bf16tPacker;
 using cpu::Isa;
 using test::run;
 
@@ -59,9 +59,12 @@ struct Both {
   }
   std::vector<uint16_t> read_back() const {
     std::vector<uint16_t> all(plain.size());
+    std::vector<float> row(static_cast<size_t>(as_bf16t.cols));
     for (int64_t r = 0; r < as_bf16t.rows; ++r) {
-      for (int64_t c = 0; c < as_bf16t.cols; c += 32)
-        cpu::bf16t_numbers(as_bf16t, r, c, all.data() + r * as_bf16t.cols + c);
+      bf16t_to_fp32(as_bf16t, r, 0, as_bf16t.cols, row.data());
+      for (int64_t c = 0; c < as_bf16t.cols; ++c)
+        all[static_cast<size_t>(r * as_bf16t.cols + c)] =
+            static_cast<uint16_t>(std::bit_cast<uint32_t>(row[static_cast<size_t>(c)]) >> 16);
     }
     return all;
   }
@@ -161,12 +164,12 @@ class Bf16tPath : public testing::TestWithParam<Isa> {};
 
 // With everything that a product may have, and with nothing.
 TEST_P(Bf16tPath, ProductsHaveTheBitsOfBf16) {
-  if (!cpu::takes_bf16t(GetParam())) GTEST_SKIP() << "this path does not take bf16t";
   const KernelTable table = cpu::kernel_table(GetParam());
   struct Shape {
     int64_t n, k;
   };
   for (const Shape s : {Shape{16, 32}, {48, 64}, {64, 96}, {80, 288}, {208, 320}, {1040, 1184}}) {
+    if (!cpu::takes_bf16t(GetParam()) && s.n * s.k > 48 * 64) continue;  // plain loops are slow
     // finite numbers, half of the tiles left as bf16; then plain weights
     std::vector<uint16_t> numbers = normal(3, s.n * s.k, 0.02);
     for (int64_t r = 0; r < s.n; ++r) {
@@ -223,7 +226,6 @@ TEST_P(Bf16tPath, ProductsHaveTheBitsOfBf16) {
 }
 
 TEST_P(Bf16tPath, HeadAndEmbedding) {
-  if (!cpu::takes_bf16t(GetParam())) GTEST_SKIP() << "this path does not take bf16t";
   const KernelTable table = cpu::kernel_table(GetParam());
   const int64_t vocab = 17 * 1024 + 16, dim = 64;
   const Both both(normal(9, vocab * dim, 0.02), vocab, dim);
@@ -263,8 +265,8 @@ TEST_P(Bf16tPath, HeadAndEmbedding) {
     EXPECT_EQ(rows_of(both.as_bf16t, type), rows_of(both.as_bf16, type));
 }
 
-// What a path can't do with it is an error, not something else.
-TEST_P(Bf16tPath, RefusesWhatItDoesNotTake) {
+// A shape that it can't hold is an error.
+TEST_P(Bf16tPath, RefusesPartsOfTiles) {
   const KernelTable table = cpu::kernel_table(GetParam());
   const Both both(normal(4, 64 * 64, 0.02), 64, 64);
   std::vector<float> x(64 * 64), y(64 * 64);
@@ -272,10 +274,7 @@ TEST_P(Bf16tPath, RefusesWhatItDoesNotTake) {
   d.weights = &both.as_bf16t;
   d.x = matrix(x.data(), DType::bf16, 4, 64, 64);
   d.y = matrix(y.data(), DType::bf16, 4, 64, 64);
-  EXPECT_EQ(run(table.gemm, d, 1).ok(), cpu::takes_bf16t(GetParam()));
-  d.op = GemmOp::nn;
-  EXPECT_FALSE(run(table.gemm, d, 1).ok());
-  d.op = GemmOp::nt;
+  EXPECT_TRUE(run(table.gemm, d, 1).ok());
   WeightView odd = both.as_bf16t;
   odd.rows = 40;
   d.weights = &odd;

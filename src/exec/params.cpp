@@ -77,7 +77,7 @@ Lease ParamStore::lease(ParamId id) const {
                      .stride_bytes = format_row_bytes(e.spec.format, shape[1]),
                      .format = e.spec.format};
   }
-  if (e.spec.format == Format::bf16t) return lease;
+  if (!format_layout(e.spec.format).plain) return lease;
   lease.view_.data = const_cast<void*>(data);
   lease.view_.dtype = format_dtype(e.spec.format);
   lease.view_.rank = static_cast<int>(shape.size());

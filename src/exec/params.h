@@ -56,7 +56,7 @@ class Lease {
   }
 
   const WeightView& weight() const& { return weight_; }  // 2 dims
-  const View& view() const& { return view_; }            // 1 or 2 dims, contiguous; none for bf16t
+  const View& view() const& { return view_; }  // 1 or 2 dims, contiguous; of plain formats
   void weight() const&& = delete;
   void view() const&& = delete;
 

@@ -8,7 +8,7 @@
 
 #include <fmt/ranges.h>
 
-#include "backend/cpu/bf16t.h"
+#include "backend/bf16t.h"
 #include "backend/cpu/cpu.h"
 #include "io/files.h"
 #include "io/peft_targets.h"
@@ -354,9 +354,9 @@ void LoadedModel::copy_parameter(ParamId id, const TensorEntry& t) {
 bool LoadedModel::pack_parameter(ParamId id, const void* data) {
   const ParamSpec& spec = params_.spec(id);
   if (!takes_bf16t_ || spec.format != Format::bf16 || spec.shape.size() != 2 ||
-      !cpu::Bf16tPacker::fits(spec.shape[0], spec.shape[1]))
+      !Bf16tPacker::fits(spec.shape[0], spec.shape[1]))
     return false;
-  const cpu::Bf16tPacker packer(data, spec.shape[0], spec.shape[1], pool_);
+  const Bf16tPacker packer(data, spec.shape[0], spec.shape[1], pool_);
   if (!packer.worth()) return false;
   packer.pack(params_.own_as(id, arena_, Format::bf16t, packer.bytes()).view().data);
   return true;

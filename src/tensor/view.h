@@ -38,57 +38,52 @@ struct View {
 };
 static_assert(std::is_trivially_copyable_v<View>);
 
-// How a weight matrix lies in memory. A new format is one file of a backend: kernels that multiply
-// by a weight expand it inside, tile by tile. bf16t: bf16 without loss in 12 bits a number, for
-// generation (backend/cpu/bf16t.h).
-enum class Format : uint8_t { f32, bf16, f16, f64, bf16t };
+// How a weight matrix lies in memory. A format is a row here, what it is for callers, and a row of
+// backend/format.h, what its numbers are. bf16t: bf16 without loss in 12 bits a number, for
+// generation (backend/bf16t.h). fp8_block: E4M3 in blocks of 128 x 128 with an fp32 scale each
+// (backend/fp8_block.h).
+enum class Format : uint8_t { f32, bf16, f16, f64, bf16t, fp8_block };
 
-// Slices of rows fall on multiples of it.
-constexpr int64_t format_granule(Format f) { return f == Format::bf16t ? 16 : 1; }
-constexpr size_t format_bits(Format f) {
-  switch (f) {
-    case Format::f32:
-      return 32;
-    case Format::bf16:
-    case Format::f16:
-      return 16;
-    case Format::f64:
-      return 64;
-    case Format::bf16t:
-      return 12;
-  }
-  return 0;
+struct FormatLayout {
+  const char* name;
+  DType values;  // of the numbers; those of formats that aren't plain may be rounded to bf16 once
+                 // more
+  int bits;      // of a number, in data
+  int granule_rows,
+      granule_cols;  // slices fall on multiples of them; a row of scales has granule_rows
+  bool plain;        // rows of values, nothing else
+};
+constexpr FormatLayout kFormatLayouts[] = {
+    {"fp32", DType::f32, 32, 1, 1, true},      {"bf16", DType::bf16, 16, 1, 1, true},
+    {"fp16", DType::f16, 16, 1, 1, true},      {"fp64", DType::f64, 64, 1, 1, true},
+    {"bf16t", DType::bf16, 12, 16, 32, false}, {"fp8_block", DType::f32, 8, 128, 128, false},
+};
+constexpr const FormatLayout& format_layout(Format f) {
+  return kFormatLayouts[static_cast<int>(f)];
 }
-// Of the values.
-constexpr DType format_dtype(Format f) {
-  switch (f) {
-    case Format::f32:
-      return DType::f32;
-    case Format::bf16:
-    case Format::bf16t:
-      return DType::bf16;
-    case Format::f16:
-      return DType::f16;
-    case Format::f64:
-      return DType::f64;
-  }
-  return DType::f32;
-}
+constexpr int64_t format_granule(Format f) { return format_layout(f).granule_rows; }
+constexpr size_t format_bits(Format f) { return static_cast<size_t>(format_layout(f).bits); }
+constexpr DType format_dtype(Format f) { return format_layout(f).values; }
 // From a row to the next; of bf16t a sixteenth of 16 rows with their header, a byte for each 32
 // columns.
 constexpr int64_t format_row_bytes(Format f, int64_t cols) {
   const int64_t bytes = cols * static_cast<int64_t>(format_bits(f)) / 8;
   return f == Format::bf16t ? bytes + (cols / 32 + 63) / 64 * 4 : bytes;
 }
+// From a row of scales to the next, 0 where there are none.
+constexpr int64_t format_scale_bytes(Format f, int64_t cols) {
+  return f == Format::fp8_block ? (cols + 127) / 128 * 4 : 0;
+}
 
 // A weight [rows, cols] as in a Hugging Face file: [out_features, in_features]. scale is for
-// quantised formats.
+// quantised formats: a row of scales for each granule_rows rows.
 struct WeightView {
   const void* data = nullptr;
   const void* scale = nullptr;
   int64_t rows = 0;
   int64_t cols = 0;
   int64_t stride_bytes = 0;
+  int64_t scale_stride = 0;  // bytes
   Format format = Format::f32;
 
   bool none() const { return rows == 0; }

@@ -2,7 +2,6 @@
 // features, V table rows.
 #include <cstring>
 
-#include "backend/cpu/bf16t.h"
 #include "backend/cpu/rows.h"
 
 namespace hone::cpu {
@@ -30,24 +29,18 @@ Status run_embedding(Isa isa, const KernelCtx& ctx, const EmbeddingDesc& d) {
   if (!last_dim_ok(d.y)) return {"embedding: layout"};
   if (!indices_ok(d.tokens, d.table.rows)) return {"embedding: a token is outside the table"};
   const RowOps& ops = row_ops(isa);
-  const bool copy = format_dtype(d.table.format) == d.y.dtype;
-  if (d.table.format == Format::bf16t) {
-    for_rows(ctx, d.y.shape[0], 2 * bytes_of(d.y), [&](int64_t t) {
-      for (int64_t col = 0; col < d.table.cols; col += 32) {
-        uint16_t numbers[32];
-        bf16t_numbers(d.table, index_at(d.tokens, t), col, numbers);
-        ops.convert({numbers, DType::bf16}, at(d.y, t * d.y.stride[0] + col), 32, 1);
-      }
-    });
-    return {};
-  }
+  const FormatLayout& layout = format_layout(d.table.format);
+  const bool copy = layout.plain && layout.values == d.y.dtype;
   for_rows(ctx, d.y.shape[0], 2 * bytes_of(d.y), [&](int64_t t) {
-    const Span from = weight_row(d.table, index_at(d.tokens, t)), to = row_span(d.y, t);
+    const int64_t row = index_at(d.tokens, t);
     if (copy) {
-      std::memcpy(to.data, from.data, static_cast<size_t>(bytes_of(d.y)));
-    } else {
-      ops.convert(from, to, d.table.cols, 1);
+      std::memcpy(row_span(d.y, t).data, weight_row(d.table, row).data,
+                  static_cast<size_t>(bytes_of(d.y)));
+      return;
     }
+    for_weight_row(isa, d.table, row, d.y.dtype, [&](Span from, int64_t col, int64_t n) {
+      ops.convert(from, at(d.y, t * d.y.stride[0] + col), n, 1);
+    });
   });
   return {};
 }

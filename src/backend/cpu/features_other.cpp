@@ -1,6 +1,7 @@
 // Processors other than x86: the reference and scalar paths. The tables of the others are empty,
 // for the linker; nothing gets to them, since isa_available() is false.
 #include "backend/cpu/attention.h"
+#include "backend/cpu/expand_fp8.h"
 #include "backend/cpu/features.h"
 #include "backend/cpu/gemm_tile.h"
 #include "backend/cpu/rowops.h"
@@ -10,6 +11,7 @@ namespace hone::cpu {
 Features detect_features() { return {}; }
 
 extern const RowOps kRowOpsAvx2{}, kRowOpsAvx512{};
+extern const ExpandFp8 kExpandFp8Avx2{}, kExpandFp8Avx512{};
 extern const GemmPath kGemmAvx2{}, kGemmAvx512{}, kGemmAvx512Bf16{}, kGemmAmx{};
 extern const GemmPath kGemmAvx2Turned{}, kGemmAvx512Turned{}, kGemmAvx512Bf16Turned{};
 extern const GemmPath kGemmAvx2Expanded{}, kGemmAvx512Expanded{}, kGemmAvx512Bf16Expanded{};

@@ -7,6 +7,7 @@
 #include <type_traits>
 
 #include "backend/cpu/cpu.h"
+#include "backend/cpu/expand.h"
 #include "backend/cpu/gemm_check.h"
 #include "backend/cpu/gemm_cut.h"
 
@@ -41,14 +42,68 @@ const GemmPath& path_of(GemmKind kind, GemmForm form) {
   return kGemmAmx;
 }
 
-size_t scratch_of(const DeviceProps& props, GemmKind kind, const GemmJob& job) {
-  const GemmCut c = gemm_cut(props, kind, job);
-  return static_cast<size_t>(c.prepared + c.panel * props.threads);
+// A group of a call. packed: the weight, if its format is one that kernels don't know; w then has
+// the shape and the stride of its columns as expanded, a panel at a time.
+struct GroupJob : GemmJob {
+  const WeightView* packed = nullptr;
+};
+
+// A worker's expanded columns take about so much at most, but hold at least a unit of columns.
+constexpr int64_t kExpandedBytes = 512 << 10;
+
+// From a row to the next of so many expanded numbers: whole lines, an odd number of them, so that
+// rows spread over a cache's sets.
+int64_t expanded_stride(int64_t numbers, GemmElem type) {
+  return (ceil_div(numbers * (type == GemmElem::bf16 ? 2 : 4), 64) | 1) * 64;
 }
 
-void run_job(const KernelCtx& ctx, GemmKind kind, const GemmJob& job, const GemmCut& c) {
+GemmCut cut_of(const DeviceProps& props, GemmKind kind, const GroupJob& job) {
+  GemmCut c = gemm_cut(props, kind, job);
+  if (job.packed == nullptr) return c;
+  const int64_t unit = kind == GemmKind::stream ? c.cols : c.col_unit;
+  const int64_t unit_bytes = unit * expanded_stride(job.k, job.w.type);
+  const int64_t units = ceil_div(job.n, unit),
+                most = std::max<int64_t>(kExpandedBytes / unit_bytes, 1);
+  c.panels = std::max(c.panels, ceil_div(units, most));
+  c.cols = std::min(c.cols, unit * ceil_div(units, c.panels));
+  c.expanded = job.w_by_depth ? job.k * expanded_stride(c.cols, job.w.type)
+                              : c.cols * expanded_stride(job.k, job.w.type);
+  return c;
+}
+
+// Expands columns [n0, n0 + cols) of job's weight to `to`; the job that finds them there.
+GemmJob expand_columns(Isa isa, const GroupJob& job, int64_t n0, int64_t cols, char* to) {
+  GemmJob here = job;
+  const DType as = job.w.type == GemmElem::bf16 ? DType::bf16 : DType::f32;
+  const int64_t size = static_cast<int64_t>(dtype_size(as));
+  const int64_t rows = job.w_by_depth ? job.k : cols, numbers = job.w_by_depth ? cols : job.k;
+  here.w.stride = expanded_stride(numbers, job.w.type);
+  for (int64_t i = 0; i < rows; ++i) {
+    const int64_t row = job.w_by_depth ? i : n0 + i, col = job.w_by_depth ? n0 : 0;
+    expand_weight_row(isa, *job.packed, row, col, numbers, as, to + i * here.w.stride);
+  }
+  // as if the columns before lay there too
+  const int64_t before = n0 * (job.w_by_depth ? size : here.w.stride);
+  here.w.data = reinterpret_cast<const void*>(reinterpret_cast<uintptr_t>(to) -
+                                              static_cast<uintptr_t>(before));
+  return here;
+}
+
+size_t scratch_of(const DeviceProps& props, GemmKind kind, const GroupJob& job) {
+  const GemmCut c = cut_of(props, kind, job);
+  return static_cast<size_t>(c.prepared + (c.panel + c.expanded) * props.threads);
+}
+
+void run_job(const KernelCtx& ctx, Isa isa, GemmKind kind, const GroupJob& job, const GemmCut& c) {
   if (job.n == 0) return;
   char* panels = static_cast<char*>(ctx.scratch) + c.prepared;
+  char* expanded = panels + c.panel * ctx.pool->size();
+  // fn(the job as kernels take it) for columns [n0, n0 + cols)
+  const auto with_columns = [&](int64_t n0, int64_t cols, int worker, auto fn) {
+    if (job.packed == nullptr) return fn(static_cast<const GemmJob*>(&job));
+    const GemmJob here = expand_columns(isa, job, n0, cols, expanded + c.expanded * worker);
+    fn(&here);
+  };
   if (kind == GemmKind::stream) {
     // A task packs x and takes panels as long as there are some, smaller and smaller: long ones are
     // read fastest, short ones at the end let all threads finish together.
@@ -58,12 +113,14 @@ void run_job(const KernelCtx& ctx, GemmKind kind, const GemmJob& job, const Gemm
       char* scratch = panels + c.panel * worker;
       bool prepared = false;
       for (int64_t n = next.load(); n < job.n;) {
-        const int64_t cols =
-            std::min(round_up(ceil_div(job.n - n, 2 * threads), c.cols), job.n - n);
+        const int64_t most =
+            job.packed != nullptr ? c.cols : round_up(ceil_div(job.n - n, 2 * threads), c.cols);
+        const int64_t cols = std::min(most, job.n - n);
         if (!next.compare_exchange_weak(n, n + cols)) continue;
         if (!prepared) kGemmStreamAmx.prepare(&job, scratch);
         prepared = true;
-        kGemmStreamAmx.panel(&job, n, cols, scratch);
+        with_columns(n, cols, worker,
+                     [&](const GemmJob* j) { kGemmStreamAmx.panel(j, n, cols, scratch); });
         n = next.load();
       }
     });
@@ -71,15 +128,16 @@ void run_job(const KernelCtx& ctx, GemmKind kind, const GemmJob& job, const Gemm
   }
   const GemmPath& path = path_of(kind, c.form);
   for (int64_t begin = 0; begin < job.t; begin += c.chunk_rows) {
-    const GemmChunk chunk = {begin,
-                             std::min(c.chunk_rows, job.t - begin),
-                             c.prepared > 0 ? ctx.scratch : nullptr,
-                             c.in_place,
-                             c.depth_block,
-                             c.pass_words,
-                             c.cols * ctx.pool->size(),
-                             c.block_rows,
-                             c.groups};
+    const GemmChunk chunk = {.begin = begin,
+                             .rows = std::min(c.chunk_rows, job.t - begin),
+                             .prepared = c.prepared > 0 ? ctx.scratch : nullptr,
+                             .in_place = c.in_place,
+                             .depth_block = c.depth_block,
+                             .pass_words = c.pass_words,
+                             // nothing lies there yet of an expanded w
+                             .next_panel = job.packed ? job.n : c.cols * ctx.pool->size(),
+                             .block_rows = c.block_rows,
+                             .groups = c.groups};
     if (c.prepared > 0) {
       // rows of an x by depth lie beside each other: long pieces of lines, but several for a thread
       const int64_t most = ceil_div(chunk.rows, 4 * ctx.pool->size());
@@ -104,8 +162,10 @@ void run_job(const KernelCtx& ctx, GemmKind kind, const GemmJob& job, const Gemm
     ctx.pool->run(c.panels * row_tasks, [&](int64_t task, int worker) {
       const int64_t t = task % row_tasks * rows, panel = task / row_tasks;
       const int64_t n = first_column(panel), end = std::min(job.n, first_column(panel + 1));
-      path.panel(&job, &chunk, begin + t, std::min(rows, chunk.rows - t), n, end - n,
-                 panels + c.panel * worker);
+      with_columns(n, end - n, worker, [&](const GemmJob* j) {
+        path.panel(j, &chunk, begin + t, std::min(rows, chunk.rows - t), n, end - n,
+                   panels + c.panel * worker);
+      });
     });
   }
 }
@@ -135,10 +195,21 @@ GemmMatrix matrix(const WeightView& w) {
   return {w.data, w.rows, w.cols, w.stride_bytes, elem(w.format)};
 }
 
-GemmJob job_of(const GemmDesc& d, int group, int64_t begin, int64_t end) {
-  GemmJob job = {};
+// Whether kernels take w where it lies.
+bool as_it_lies(const GemmDesc& d, const WeightView& w) {
+  return format_layout(w.format).plain || (w.format == Format::bf16t && d.op == GemmOp::nt);
+}
+
+GroupJob job_of(const GemmDesc& d, int group, int64_t begin, int64_t end) {
+  GroupJob job = {};
   job.x = rows_of(d.x, begin, end);
-  job.w = matrix(d.weights[group]);
+  const WeightView& w = d.weights[group];
+  if (as_it_lies(d, w)) {
+    job.w = matrix(w);
+  } else {
+    job.packed = &w;
+    job.w = {nullptr, w.rows, w.cols, expanded_stride(w.cols, elem(d.x.dtype)), elem(d.x.dtype)};
+  }
   job.x2 = rows_of(d.x2, begin, end);
   if (d.weights2) job.w2 = matrix(d.weights2[group]);
   if (!d.bias.none()) job.bias = {d.bias.data, 1, gemm_n(d), 0, elem(d.bias.dtype)};
@@ -154,8 +225,8 @@ GemmJob job_of(const GemmDesc& d, int group, int64_t begin, int64_t end) {
 }
 
 // dw[n, k] = alpha * sum_t dy[t, n] x[t, k] + dw: rows of dw are the rows, t the depth.
-GemmJob job_of(const GemmDwDesc& d, int group, int64_t begin, int64_t end) {
-  GemmJob job = {};
+GroupJob job_of(const GemmDwDesc& d, int group, int64_t begin, int64_t end) {
+  GroupJob job = {};
   job.x = rows_of(d.dy, begin, end);
   job.w = rows_of(d.x, begin, end);
   job.y = job.add = rows_of(d.dw[group], 0, d.dw[group].shape[0]);
@@ -257,7 +328,7 @@ size_t scratch(const DeviceProps& props, const Desc& d) {
       return most;
     }
   }
-  for_groups(d, [&](const GemmJob& job) {
+  for_groups(d, [&](const GroupJob& job) {
     most = std::max(most, scratch_of(props, gemm_kind(isa, job), job));
   });
   return most;
@@ -265,12 +336,12 @@ size_t scratch(const DeviceProps& props, const Desc& d) {
 
 template <Isa isa>
 Status run_gemm(const KernelCtx& ctx, const GemmDesc& d) {
-  if (Status s = check_gemm(d, false, takes_bf16t(isa)); !s.ok()) return s;
+  if (Status s = check_gemm(d, false); !s.ok()) return s;
   if (ctx.pool->size() > ctx.props->threads) return {"gemm: more threads than planned"};
   if (ctx.scratch_bytes < scratch<isa>(*ctx.props, d)) return {"gemm: scratch too small"};
-  for_groups(d, [&](const GemmJob& job) {
+  for_groups(d, [&](const GroupJob& job) {
     const GemmKind kind = gemm_kind(isa, job);
-    run_job(ctx, kind, job, gemm_cut(*ctx.props, kind, job));
+    run_job(ctx, isa, kind, job, cut_of(*ctx.props, kind, job));
   });
   return {};
 }
@@ -314,9 +385,9 @@ Status run_gemm_dw(const KernelCtx& ctx, const GemmDwDesc& d) {
       run_narrow_job(ctx, narrow_path(isa, job), job);
     }
   } else {
-    for_groups(d, [&](const GemmJob& job) {
+    for_groups(d, [&](const GroupJob& job) {
       const GemmKind kind = gemm_kind(isa, job);
-      run_job(ctx, kind, job, gemm_cut(*ctx.props, kind, job));
+      run_job(ctx, isa, kind, job, cut_of(*ctx.props, kind, job));
     });
   }
   if (!d.dbias.none()) add_column_sums(ctx, d.dy, d.dbias);

@@ -22,7 +22,7 @@ namespace {
 //
 #include "backend/cpu/gemm_tiles.inl"
 //
-#include "backend/cpu/bf16t.inl"
+#include "backend/bf16t.inl"
 
 constexpr int64_t kSegment = 16;  // steps: 32 kB of x in L1
 

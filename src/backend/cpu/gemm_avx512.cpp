@@ -16,7 +16,7 @@ namespace {
 //
 #include "backend/cpu/gemm_prepare_f32.inl"
 //
-#include "backend/cpu/bf16t.inl"
+#include "backend/bf16t.inl"
 //
 #include "backend/cpu/gemm_words.inl"
 //

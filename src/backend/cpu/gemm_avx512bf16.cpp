@@ -87,7 +87,7 @@ int list_pieces(const GemmJob& job, const GemmChunk& chunk, int64_t t0, Piece* o
 }
 
 //
-#include "backend/cpu/bf16t.inl"
+#include "backend/bf16t.inl"
 //
 #include "backend/cpu/gemm_words.inl"
 //

@@ -1,5 +1,7 @@
 #include "backend/cpu/gemm_check.h"
 
+#include "backend/format.h"
+
 namespace hone::cpu {
 namespace {
 
@@ -29,7 +31,7 @@ double bytes(const WeightView& w) {
 
 }  // namespace
 
-Status check_gemm(const GemmDesc& d, bool f64_allowed, bool bf16t_allowed) {
+Status check_gemm(const GemmDesc& d, bool f64_allowed) {
   if (!matrix(d.x) || !matrix(d.y)) return {"gemm: x and y must be matrices with contiguous rows"};
   if (d.x.shape[0] != d.y.shape[0]) return {"gemm: x and y differ in rows"};
   if (d.weights == nullptr || d.groups < 1) return {"gemm: no weight"};
@@ -53,9 +55,7 @@ Status check_gemm(const GemmDesc& d, bool f64_allowed, bool bf16t_allowed) {
     if (f64 != (w.format == Format::f64)) return {"gemm: format of a weight"};
     if (d.x.dtype == DType::bf16 && w.format == Format::f16)
       return {"gemm: bf16 x with an fp16 weight"};
-    if (w.format == Format::bf16t &&
-        (!bf16t_allowed || d.op != GemmOp::nt || n % 16 != 0 || k % 32 != 0))
-      return {"gemm: a bf16t weight is for y = x Wᵀ, on paths that take it, in whole tiles"};
+    if (!format_fits(w)) return {"gemm: a weight's shape is not one that its format can hold"};
     if (d.weights2) {
       const WeightView& w2 = d.weights2[g];
       if (!weight_shape(w2, d.op, n, gemm_rank(d))) return {"gemm: shape of a second weight"};

@@ -7,7 +7,7 @@
 
 namespace hone::cpu {
 
-Status check_gemm(const GemmDesc& d, bool f64_allowed, bool bf16t_allowed);
+Status check_gemm(const GemmDesc& d, bool f64_allowed);
 Status check_gemm_dw(const GemmDwDesc& d, bool f64_allowed);
 
 inline int64_t gemm_rows_begin(const int32_t* offsets, int group) {

@@ -27,6 +27,7 @@ struct GemmCut {
   int64_t row_unit = 0;     // cuts of rows fall on multiples of it
   int64_t prepared = 0;     // of a chunk
   int64_t panel = 0;        // scratch of one worker
+  int64_t expanded = 0;     // and its columns of a w that kernels don't know, expanded
   int64_t in_place = 0;     // GemmChunk
   int64_t pass_words = 0;   // GemmChunk
   int64_t block_rows = 0;   // GemmChunk

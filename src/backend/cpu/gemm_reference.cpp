@@ -2,6 +2,7 @@
 // of processors without AVX2.
 #include <algorithm>
 
+#include "backend/cpu/expand.h"
 #include "backend/cpu/gemm_check.h"
 
 namespace hone::cpu {
@@ -44,8 +45,20 @@ void expand(const void* data, DType type, int64_t offset, int64_t count, Acc* ou
   }
 }
 
+// As x sees it: backend/format.h.
 template <class Acc>
-void expand_weight(const WeightView& w, int64_t row, int64_t col, int64_t count, Acc* out) {
+void expand_weight(const WeightView& w, DType x, int64_t row, int64_t col, int64_t count,
+                   Acc* out) {
+  if (!format_layout(w.format).plain) {
+    for (int64_t i = 0; i < count; i += kExpandRun) {
+      const int64_t some = std::min(kExpandRun, count - i);
+      float run[kExpandRun];
+      expand_weight_row(Isa::reference, w, row, col + i, some,
+                        x == DType::bf16 ? DType::bf16 : DType::f32, run);
+      expand(run, x == DType::bf16 ? DType::bf16 : DType::f32, 0, some, out + i);
+    }
+    return;
+  }
   expand(static_cast<const char*>(w.data) + row * w.stride_bytes, format_dtype(w.format), col,
          count, out);
 }
@@ -76,7 +89,7 @@ void accumulate(GemmOp op, const View& x, const WeightView& w, int64_t t0, int64
   }
   if (op == GemmOp::nt) {
     for (int64_t n = 0; n < cols; ++n) {
-      expand_weight(w, n0 + n, 0, k_total, w_buffer);
+      expand_weight(w, x.dtype, n0 + n, 0, k_total, w_buffer);
       int64_t t = 0;
       for (; t + 4 <= rows; t += 4) {
         Acc sum[4];
@@ -95,7 +108,7 @@ void accumulate(GemmOp op, const View& x, const WeightView& w, int64_t t0, int64
     }
   } else {
     for (int64_t k = 0; k < k_total; ++k) {
-      expand_weight(w, k, n0, cols, w_buffer);
+      expand_weight(w, x.dtype, k, n0, cols, w_buffer);
       for (int64_t t = 0; t < rows; ++t) {
         const Acc a = x_buffer[t * k_total + k];
         Acc* row = acc + t * kCols;
@@ -118,7 +131,7 @@ size_t gemm_scratch(const DeviceProps& props, const GemmDesc& d) {
 
 template <class Acc>
 Status gemm_run(const KernelCtx& ctx, const GemmDesc& d) {
-  if (Status s = check_gemm(d, sizeof(Acc) == 8, false); !s.ok()) return s;
+  if (Status s = check_gemm(d, sizeof(Acc) == 8); !s.ok()) return s;
   if (ctx.scratch_bytes < gemm_scratch<Acc>(*ctx.props, d) ||
       ctx.pool->size() > ctx.props->threads) {
     return {"gemm: scratch too small"};

@@ -19,7 +19,7 @@ namespace {
 //
 #include "backend/cpu/gemm_tiles.inl"
 //
-#include "backend/cpu/bf16t.inl"
+#include "backend/bf16t.inl"
 //
 #include "backend/cpu/amx_tile.inl"
 

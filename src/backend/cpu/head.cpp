@@ -90,7 +90,7 @@ Buffers layout(Isa isa, const DeviceProps& props, const HeadDesc& d, void* scrat
     for (const int64_t r : {block_rows(d), last_rows}) {
       for (const int64_t s : {slice_size(d), last_slice}) {
         if (r == 0 || s == 0) continue;
-        const WeightView slice = weight_slice(d.weight, 0, s);
+        const WeightView slice = weight_rows(d.weight, 0, s);
         const GemmDesc forward = logits_product(d, slice, 0, r, 0, b.logits);
         b.gemm_bytes = std::max(b.gemm_bytes, product.scratch_bytes(props, forward));
         if (!with_dx(d)) continue;
@@ -123,8 +123,6 @@ double raise(RowState& row, double chunk_max) {
 }
 
 Status run_head(Isa isa, const KernelCtx& ctx, const HeadDesc& d) {
-  if (with_dx(d) && d.weight.format == Format::bf16t)
-    return {"head: no gradients with a bf16t weight"};
   if (const Status s = check_head(isa, d.x, d.weight, d.targets, d.inv_temperature); !s.ok()) {
     return s;
   }
@@ -160,7 +158,7 @@ Status run_head(Isa isa, const KernelCtx& ctx, const HeadDesc& d) {
     const int64_t rows = std::min(kHeadRows, total - begin);
     for (int64_t r = 0; r < rows; ++r) b.rows[r] = RowState{};
     for (int64_t v = 0; v < vocab; v += slice_rows) {
-      const WeightView slice = weight_slice(d.weight, v, std::min(slice_rows, vocab - v));
+      const WeightView slice = weight_rows(d.weight, v, std::min(slice_rows, vocab - v));
       const GemmDesc forward = logits_product(d, slice, begin, rows, v, b.logits);
       if (const Status s = product(sub, forward); !s.ok()) return s;
       if (!softmax) continue;
@@ -206,9 +204,11 @@ Status run_head(Isa isa, const KernelCtx& ctx, const HeadDesc& d) {
       if (!d.logprob.none()) put_float(d.logprob, i, inv_t * get_float(d.logprob, i) - lse);
       if (with_dx(d)) {
         const int64_t target = d.targets.as<int32_t>()[i * d.targets.stride[0]];
-        ops.head_dx(weight_row(d.weight, target),
-                    {static_cast<char*>(b.u) + r * hidden * stat_bytes, head_dtype(d.x)},
-                    row_span(d.dx, i), hidden, get_float(d.dlogprob, i) * inv_t, 1 / row.sum);
+        for_weight_row(isa, d.weight, target, d.x.dtype, [&](Span w, int64_t col, int64_t n) {
+          ops.head_dx(
+              w, {static_cast<char*>(b.u) + (r * hidden + col) * stat_bytes, head_dtype(d.x)},
+              at(d.dx, i * d.dx.stride[0] + col), n, get_float(d.dlogprob, i) * inv_t, 1 / row.sum);
+        });
       }
     });
   }

@@ -31,12 +31,6 @@ inline View rows_of(const View& v, int64_t begin, int64_t rows) {
   s.shape[0] = rows;
   return s;
 }
-inline WeightView weight_slice(const WeightView& w, int64_t begin, int64_t rows) {
-  WeightView s = w;
-  s.data = static_cast<const char*>(w.data) + begin * w.stride_bytes;
-  s.rows = rows;
-  return s;
-}
 
 // Logits, and the statistics of a row, are fp64 for fp64 x and else fp32.
 inline DType head_dtype(const View& x) { return x.dtype == DType::f64 ? DType::f64 : DType::f32; }

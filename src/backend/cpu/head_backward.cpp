@@ -65,7 +65,7 @@ Buffers layout(Isa isa, const DeviceProps& props, const HeadBackwardDesc& d, voi
   for (const int64_t r : {block_rows(d), last_rows}) {
     for (const int64_t s : {slice_size(d.weight), last_slice}) {
       if (r == 0 || s == 0) continue;
-      const WeightView slice = weight_slice(d.weight, 0, s);
+      const WeightView slice = weight_rows(d.weight, 0, s);
       if (product.scratch_bytes != nullptr) {
         const GemmDesc forward = logits_product(d, slice, 0, r, b.logits);
         b.gemm_bytes = std::max(b.gemm_bytes, product.scratch_bytes(props, forward));
@@ -88,7 +88,6 @@ Buffers layout(Isa isa, const DeviceProps& props, const HeadBackwardDesc& d, voi
 }
 
 Status run_head_backward(Isa isa, const KernelCtx& ctx, const HeadBackwardDesc& d) {
-  if (d.weight.format == Format::bf16t) return {"head: no gradients with a bf16t weight"};
   if (const Status s = check_head(isa, d.x, d.weight, d.targets, d.inv_temperature); !s.ok()) {
     return s;
   }
@@ -120,7 +119,7 @@ Status run_head_backward(Isa isa, const KernelCtx& ctx, const HeadBackwardDesc& 
   for (int64_t begin = 0; begin < total; begin += kHeadRows) {
     const int64_t rows = std::min(kHeadRows, total - begin);
     for (int64_t v = 0; v < vocab; v += kVocabChunk) {
-      const WeightView slice = weight_slice(d.weight, v, std::min<int64_t>(kVocabChunk, vocab - v));
+      const WeightView slice = weight_rows(d.weight, v, std::min<int64_t>(kVocabChunk, vocab - v));
       const GemmDesc forward = logits_product(d, slice, begin, rows, b.logits);
       if (const Status s = product(sub, forward); !s.ok()) return s;
       const View dlogits = dlogits_view(d, rows, slice.rows, b.logits);

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "backend/cpu/cpu.h"
+#include "backend/cpu/expand.h"
 #include "backend/cpu/rowops.h"
 
 namespace hone::cpu {
@@ -74,6 +75,20 @@ inline Span row_span(const View& v, int64_t row) { return at(v, offset(v, row, v
 inline Span weight_row(const WeightView& w, int64_t row) {
   return {const_cast<char*>(static_cast<const char*>(w.data)) + row * w.stride_bytes,
           format_dtype(w.format)};
+}
+
+// fn(numbers, column, how many) for a weight's row: as it lies, or in pieces, expanded to the dtype
+// in which x's products take it.
+template <class Fn>
+void for_weight_row(Isa isa, const WeightView& w, int64_t row, DType x, Fn fn) {
+  if (format_layout(w.format).plain) return fn(weight_row(w, row), 0, w.cols);
+  const DType as = x == DType::bf16 ? DType::bf16 : DType::f32;
+  for (int64_t col = 0; col < w.cols; col += kExpandRun) {
+    float piece[kExpandRun];
+    const int64_t n = std::min(kExpandRun, w.cols - col);
+    expand_weight_row(isa, w, row, col, n, as, piece);
+    fn(Span{piece, as}, col, n);
+  }
 }
 
 inline bool same_shape(const View& a, const View& b) {

@@ -10,7 +10,7 @@
 #include "core/thread_pool.h"
 #include "tensor/view.h"
 
-namespace hone::cpu {
+namespace hone {
 
 // Packs a matrix: look through it, ask for the size, pack.
 class Bf16tPacker {
@@ -33,7 +33,6 @@ class Bf16tPacker {
   std::vector<int64_t> raw_before_;  // tiles that stay bf16 before each strip, and in all
 };
 
-// Row `row` of a bf16t matrix, columns [col, col + 32), as bf16.
-void bf16t_numbers(const WeightView& w, int64_t row, int64_t col, uint16_t* out);
+void bf16t_to_fp32(const WeightView& w, int64_t row, int64_t col, int64_t n, float* out);
 
-}  // namespace hone::cpu
+}  // namespace hone

@@ -1,12 +1,12 @@
-#include "backend/cpu/bf16t.h"
+#include "backend/bf16t.h"
 
 #include <algorithm>
 
 #include "core/error.h"
 
-namespace hone::cpu {
+namespace hone {
 namespace {
-#include "backend/cpu/bf16t.inl"
+#include "backend/bf16t.inl"
 
 constexpr int64_t kTaskStrips = 16;
 
@@ -109,23 +109,26 @@ void Bf16tPacker::pack(void* out) const {
   });
 }
 
-void bf16t_numbers(const WeightView& w, int64_t row, int64_t col, uint16_t* out) {
-  const int64_t n = row % kStripCols, t = col / kStripDepth;
+void bf16t_to_fp32(const WeightView& w, int64_t row, int64_t col, int64_t count, float* out) {
+  const int64_t n = row % kStripCols;
   const char* strip = static_cast<const char*>(w.data) + (row - n) * w.stride_bytes;
-  const char* tile = strip + strip_header(w.cols) + t * kShortTile;
-  const int base = static_cast<uint8_t>(strip[t]);
-  for (int64_t j = 0; j < kStripDepth; ++j) {
+  for (int64_t i = 0; i < count; ++i) {
+    const int64_t t = (col + i) / kStripDepth, j = (col + i) % kStripDepth;
     const int64_t line = j / 2, number = n * 2 + j % 2;
+    const char* tile = strip + strip_header(w.cols) + t * kShortTile;
+    const int base = static_cast<uint8_t>(strip[t]);
+    bf16 value;
     if (base == 0) {
-      __builtin_memcpy(out + j, raw_tile(tile) + (line * kLineNumbers + number) * 2, 2);
-      continue;
+      __builtin_memcpy(&value.bits, raw_tile(tile) + (line * kLineNumbers + number) * 2, 2);
+    } else {
+      const int lower = static_cast<uint8_t>(tile[lower_at(line, number)]);
+      const int both = static_cast<uint8_t>(tile[kUpperBytes + upper_at(line, number)]);
+      const int half = both >> upper_shift(line);
+      const int upper = ((half & 8) << 4) | (base + (half & 7));
+      value.bits = static_cast<uint16_t>((upper << 8) | lower);
     }
-    const int lower = static_cast<uint8_t>(tile[lower_at(line, number)]);
-    const int both = static_cast<uint8_t>(tile[kUpperBytes + upper_at(line, number)]);
-    const int half = both >> upper_shift(line);
-    const int upper = ((half & 8) << 4) | (base + (half & 7));
-    out[j] = static_cast<uint16_t>((upper << 8) | lower);
+    out[i] = static_cast<float>(value);
   }
 }
 
-}  // namespace hone::cpu
+}  // namespace hone
