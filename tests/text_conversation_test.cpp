@@ -366,6 +366,23 @@ TEST(Conversation, ListsOfCallsAreClosed) {
                                       "A</s>"}));
 }
 
+// A template that writes no answer at the end of a text: nothing of it could be trained.
+TEST(Conversation, AnAnswerThatIsNotWrittenIsAnError) {
+  const std::string source =
+      "{% for m in messages %}{% if m.role == 'user' or not loop.last %}{{ m.role }}: "
+      "{{ m.content }}\n{% endif %}{% if loop.last %}assistant:<s>{% endif %}{% endfor %}";
+  for (const char* words : {"A", "<think>\nhm\n</think>\n\nA"})
+    EXPECT_NE(refusal(encoder(bytes(), source), {say("user", "U"), say("assistant", words)})
+                  .find("doesn't write what it says"),
+              std::string::npos);
+  // An end that doesn't follow the answer at once is none.
+  EXPECT_TRUE(encoder(bytes(),
+                      "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% if "
+                      "m.role == 'user' %}<s>{% endif %}{% endfor %}")
+                  .turn_ends()
+                  .empty());
+}
+
 // As templates of models that see images do: a content is a list of parts.
 TEST(Conversation, TemplatesThatWantParts) {
   const std::string source =

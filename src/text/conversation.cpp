@@ -190,6 +190,8 @@ TokenizedText ConversationEncoder::encode(const Json& input, bool add_generation
           static_cast<size_t>(span.begin), static_cast<size_t>(span.end - span.begin));
       if (!text_spans::keeps_thought(written, messages[i]))
         return encode_by_answer(prepared, assistants, "a thought is left out");
+      if (text_spans::lacks_answer(out.text, span, specials, messages[i]))
+        return encode_by_answer(prepared, assistants, "what it says is left out");
       if (!text_spans::missing_ends(written).empty())
         return encode_by_answer(prepared, assistants, "a list of calls is left open");
     }
@@ -247,19 +249,24 @@ TokenizedText ConversationEncoder::encode_by_answer(const Prepared& prepared,
         {.header = header, .before = before->rendered.text, .through = through.rendered.text},
         message, last, template_.source(), &text);
     if (!reason.empty()) failed(reason);
-    append_answer(std::move(text), *before, message, &out);
+    if (const std::string why_not = append_answer(std::move(text), *before, message, &out);
+        !why_not.empty())
+      failed(why_not);
   }
   return out;
 }
 
-void ConversationEncoder::append_answer(std::string text, const ChatTemplate::PrefixResult& before,
-                                        const Json& message, TokenizedText* out) const {
+std::string ConversationEncoder::append_answer(std::string text,
+                                               const ChatTemplate::PrefixResult& before,
+                                               const Json& message, TokenizedText* out) const {
   const text_spans::Turn turn{.before = &before, .through = nullptr};
   ByteRange span;
   const std::vector<ByteRange> specials =
       special_ranges(tokenizer_, tokenizer_.encode_with_ranges(text));
   const std::string why = text_spans::find_span(text, specials, message, turn, &span);
   HONE_CHECK(why.empty(), "the answer begins behind its prompt");
+  if (text_spans::lacks_answer(text, span, specials, message))
+    return "the template doesn't write what it says";
   const std::string missing = text_spans::missing_ends(std::string_view(text).substr(
       static_cast<size_t>(span.begin), static_cast<size_t>(span.end - span.begin)));
   if (missing.empty()) {
@@ -273,8 +280,10 @@ void ConversationEncoder::append_answer(std::string text, const ChatTemplate::Pr
   std::vector<int32_t> tokens = tokenizer_.encode(before.rendered.text);
   const size_t prompt = tokens.size();
   const std::vector<int32_t> whole = tokenizer_.encode(text);
-  if (std::ranges::mismatch(tokens, whole).in1 == tokens.end())
-    return append_sequence(text, {span}, out);
+  if (std::ranges::mismatch(tokens, whole).in1 == tokens.end()) {
+    append_sequence(text, {span}, out);
+    return "";
+  }
   // A token of the whole text goes over the border.
   const std::string answer =
       text.substr(static_cast<size_t>(span.begin), static_cast<size_t>(span.end - span.begin));
@@ -282,12 +291,16 @@ void ConversationEncoder::append_answer(std::string text, const ChatTemplate::Pr
   tokens.insert(tokens.end(), words.begin(), words.end());
   std::string written;
   for (const int32_t id : tokens) written += tokenizer_.token_bytes(id);
-  if (written != before.rendered.text + answer) return append_sequence(text, {span}, out);
+  if (written != before.rendered.text + answer) {
+    append_sequence(text, {span}, out);
+    return "";
+  }
   out->text += written;
   out->trained.resize(out->trained.size() + prompt, 0);
   out->trained.resize(out->trained.size() + words.size(), 1);
   out->tokens.insert(out->tokens.end(), tokens.begin(), tokens.end());
   out->lengths.push_back(static_cast<int32_t>(tokens.size()));
+  return "";
 }
 
 // Where a template ends a turn by beginning the next one, the last turn of a text has no end: it
@@ -332,6 +345,10 @@ void ConversationEncoder::find_turn_ends() {
       if (!tokenizer_.is_special(encoding.ids[t]) ||
           encoding.ranges[t].begin < static_cast<int64_t>(answer))
         continue;
+      const size_t end = answer + std::string_view("Me.").size();
+      const auto between =
+          std::string_view(text).substr(end, static_cast<size_t>(encoding.ranges[t].begin) - end);
+      if (between.find_first_not_of(" \t\r\n") != std::string_view::npos) break;
       turn_end_ =
           text.substr(static_cast<size_t>(encoding.ranges[t].begin),
                       static_cast<size_t>(encoding.ranges[t].end - encoding.ranges[t].begin));

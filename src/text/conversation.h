@@ -76,8 +76,9 @@ class ConversationEncoder {
   Prepared prepare(const Json& messages, bool add_generation_prompt) const;
   TokenizedText encode_by_answer(const Prepared& prepared, const std::vector<int64_t>& assistants,
                                  const std::string& why) const;
-  void append_answer(std::string text, const ChatTemplate::PrefixResult& before,
-                     const Json& message, TokenizedText* out) const;
+  // Returns "", or why it can't be.
+  std::string append_answer(std::string text, const ChatTemplate::PrefixResult& before,
+                            const Json& message, TokenizedText* out) const;
   void append_sequence(const std::string& text, const std::vector<ByteRange>& spans,
                        TokenizedText* out) const;
   bool close(const std::vector<ByteRange>& specials, ByteRange* span, std::string* text) const;

@@ -259,6 +259,30 @@ bool keeps_thought(std::string_view written, const Json& message) {
   return !has(written, answer) || has(written.substr(at + thought.inner.size()), answer);
 }
 
+bool lacks_answer(std::string_view text, const ByteRange& span,
+                  const std::vector<ByteRange>& specials, const Json& message) {
+  const Thought thought = thought_of(message);
+  const auto calls = message.find("tool_calls");
+  if (trim(thought.answer).empty() || (calls != message.end() && !calls->empty())) return false;
+  auto at = static_cast<size_t>(span.begin);
+  const auto end = static_cast<size_t>(span.end);
+  if (has(text.substr(at, end - at), trim(thought.answer))) return false;
+  if (!thought.inner.empty()) {
+    const size_t inner = find_text(text.substr(at, end - at), thought.inner);
+    if (inner != std::string_view::npos) at += inner + thought.inner.size();
+    const std::string_view rest = text.substr(at, end - at);
+    if (const ThoughtMarks* marks = marks_in(rest, &ThoughtMarks::close))
+      at += find_text(rest, marks->close) + marks->close.size();
+  }
+  for (const ByteRange& special : specials) {
+    if (special.end <= static_cast<int64_t>(at) || special.begin >= span.end) continue;
+    const auto begin = std::max(at, static_cast<size_t>(special.begin));
+    if (!blank(text.substr(at, begin - at))) return false;
+    at = static_cast<size_t>(special.end);
+  }
+  return at >= end || blank(text.substr(at, end - at));
+}
+
 std::string missing_ends(std::string_view written) {
   constexpr std::string_view kOpening = "<｜", kBegin = "▁begin｜>", kEnd = "▁end｜>";
   std::string missing;

@@ -38,6 +38,11 @@ struct AnswerTexts {
 // message without one.
 bool keeps_thought(std::string_view written, const Json& message);
 
+// Whether a message's words are missing in the span that was found for it: it has some, calls no
+// tools, and behind its thought there are special tokens and white space alone.
+bool lacks_answer(std::string_view text, const ByteRange& span,
+                  const std::vector<ByteRange>& specials, const Json& message);
+
 // What a turn lacks at its end: the end of each <｜...▁begin｜> that has none. (DeepSeek's
 // templates leave the list open that holds a single call.)
 std::string missing_ends(std::string_view written);
