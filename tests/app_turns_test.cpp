@@ -189,7 +189,7 @@ TEST(Turns, FieldsThatReachNothingAreSaid) {
   };
   EXPECT_TRUE(said("fields that are not used: \"id\" (2 records)")) << r.err;
   EXPECT_TRUE(said("warning: fields of conversations that reach neither text nor mask")) << r.err;
-  EXPECT_TRUE(said("\"name\" (1 record), \"tools\" (1 record)")) << r.err;
+  EXPECT_TRUE(said("\"tools\" (1 record), \"name\" of user messages (1 record)")) << r.err;
   EXPECT_EQ(r.err.find("\"loss\""), std::string::npos) << r.err;
 }
 

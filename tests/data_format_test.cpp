@@ -105,6 +105,9 @@ TEST(Format, FieldsThatAreNotReadAreNamed) {
             std::vector<std::string>{"id"});
   EXPECT_EQ(record_of(R"({"question":"Q","answer":"A","level":3})").unused,
             std::vector<std::string>{"level"});
+  EXPECT_TRUE(record_of(R"({"tokens":[1,2,3],"sequences":[1,2]})").unused.empty());
+  EXPECT_EQ(record_of(R"({"prompt":"P","completion":"C","tools":[]})").unused,
+            std::vector<std::string>{"tools"});
   EXPECT_EQ(record_of(R"({"text":"t","meta":{}})").unused, std::vector<std::string>{"meta"});
   EXPECT_TRUE(
       record_of(R"({"instruction":"I","input":"i","output":"O","history":[]})").unused.empty());

@@ -349,7 +349,7 @@ void Dataset::Impl::look_at_fields() {
     }
   }
   if (!encoder) return;
-  fields.find_unreached([&](int64_t i, const std::string& field) {
+  fields.find_unreached([&](int64_t i, const MessageField& field) {
     try {
       Record whole = read(i);
       Record less = whole;

@@ -421,7 +421,8 @@ DatasetFormat detect(const Json& json) {
 }
 
 // Fields that a format reads, by the names they have here.
-std::vector<std::string> read_fields(DatasetFormat format, const FormatRules& rules) {
+std::vector<std::string> read_fields(DatasetFormat format, Record::Kind kind,
+                                     const FormatRules& rules) {
   const Columns columns = rules.columns.value_or(Columns{});
   const auto or_usual = [](const std::string& name, const char* usual) {
     return name.empty() ? std::string(usual) : name;
@@ -450,17 +451,17 @@ std::vector<std::string> read_fields(DatasetFormat format, const FormatRules& ru
     case DatasetFormat::kText:
       return {or_usual(columns.prompt, "text")};
     case DatasetFormat::kTokens:
-      return {"tokens", "trained"};
+      return {"tokens", "trained", "sequences"};
     case DatasetFormat::kAuto:
       break;
   }
-  fields.insert(fields.end(), chat.begin(), chat.end());
+  if (kind == Record::Kind::kChat) fields.insert(fields.end(), chat.begin(), chat.end());
   return fields;
 }
 
 void note_unused(const Json& json, const FormatRules& rules, Record& record) {
   if (!json.is_object()) return;
-  const std::vector<std::string> fields = read_fields(record.format, rules);
+  const std::vector<std::string> fields = read_fields(record.format, record.kind, rules);
   for (const auto& [key, value] : json.items())
     if (!value.is_null() && std::find(fields.begin(), fields.end(), key) == fields.end())
       record.unused.push_back(key);

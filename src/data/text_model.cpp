@@ -70,6 +70,19 @@ Json parse_kwargs(const std::string& text) {
   return out;
 }
 
+// UserError for a variable that no template names, so that it couldn't act.
+void check_variables(const TextModel& model) {
+  for (const auto& [name, value] : model.variables.items()) {
+    const bool read =
+        model.chat_template && (model.chat_template->source().find(name) != std::string::npos ||
+                                model.chat_template->tool_use().find(name) != std::string::npos);
+    if (!read)
+      user_error("flags",
+                 "--template_kwargs: the chat template has no variable \"{}\"; leave it out",
+                 name.substr(0, 100));
+  }
+}
+
 // A token by its text or its id.
 int32_t token_id(const Tokenizer& tokenizer, const std::string& word) {
   if (const auto id = tokenizer.id_of(word)) return *id;
@@ -133,6 +146,7 @@ TextModel TextModel::load(const std::string& folder, const TextModelOptions& opt
   if (model.chat_template && (!other.empty() || !options.adapter.empty()))
     fingerprint.add_text(model.chat_template->source());
   model.variables = parse_kwargs(options.template_kwargs);
+  check_variables(model);
   for (const std::string& word : options.eos_token)
     model.eos_ids.push_back(token_id(model.tokenizer, word));
   if (!model.eos_ids.empty()) fingerprint.add_text(model.eos());
