@@ -36,5 +36,17 @@ TEST(Isa, ChosenByTheEnvironment) {
   unsetenv("HONE_ISA");
 }
 
+// The tests of paths run on the paths of this machine: which it lacks is said by not passing here.
+TEST(Isa, EveryPathIsOnThisMachine) {
+  std::string absent;
+  for (const Isa isa :
+       {Isa::reference, Isa::scalar, Isa::avx2, Isa::avx512, Isa::avx512bf16, Isa::amx}) {
+    if (!cpu::isa_available(isa))
+      absent += (absent.empty() ? "" : ", ") + std::string(cpu::isa_name(isa));
+  }
+  EXPECT_TRUE(cpu::isa_available(Isa::reference) && cpu::isa_available(Isa::scalar));
+  if (!absent.empty()) GTEST_SKIP() << "paths not on this machine: " << absent;
+}
+
 }  // namespace
 }  // namespace hone

@@ -406,7 +406,7 @@ void check_real_file(const std::string& name, const TextModel& model, bool exact
 }
 
 TEST(Dataset, RealFilesWithOneTokenAByte) {
-  if (!std::filesystem::exists(asset("data"))) GTEST_SKIP() << "no ../shared/assets";
+  if (!std::filesystem::exists(asset("data"))) GTEST_SKIP() << "needs ../shared/assets";
   for (const char* name :
        {"data/colossal_lora_sft_data.jsonl", "data/colossal_test_sft_data.jsonl",
         "data/llamafactory_alpaca_en_demo.json", "data/llamafactory_identity.json",
@@ -416,7 +416,7 @@ TEST(Dataset, RealFilesWithOneTokenAByte) {
 
 TEST(Dataset, RealFilesWithQwenTokenizer) {
   TempFolder folder;
-  if (!data_test::unpack_qwen(folder)) GTEST_SKIP() << "no ../shared/assets";
+  if (!data_test::unpack_qwen(folder)) GTEST_SKIP() << "needs ../shared/assets";
   const TextModel model = TextModel::load(folder.path());
   for (const char* name : {"data/colossal_lora_sft_data.jsonl", "data/colossal_test_sft_data.jsonl",
                            "data/llamafactory_alpaca_zh_demo.json",

@@ -321,7 +321,7 @@ TEST(Format, MutatedFilesAreReadOrRefused) {
 
 // Every record of the real files of each format is understood; preference files are refused.
 TEST(Format, RealFiles) {
-  if (!std::filesystem::exists(asset("data"))) GTEST_SKIP() << "no ../shared/assets";
+  if (!std::filesystem::exists(asset("data"))) GTEST_SKIP() << "needs ../shared/assets";
   const auto count = [](const std::string& name) {
     const Source source(asset(name), {});
     std::string bytes;

@@ -7,6 +7,7 @@
 #include <filesystem>
 #include <fstream>
 #include <iterator>
+#include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
 
@@ -16,12 +17,19 @@ inline std::string assets() { return std::string(HONE_SOURCE_DIR) + "/../shared/
 inline bool has_assets() { return std::filesystem::exists(assets()); }
 
 #define HONE_NEEDS_ASSETS() \
-  if (!::hone::text_test::has_assets()) GTEST_SKIP() << "../shared/assets is absent"
+  if (!::hone::text_test::has_assets()) GTEST_SKIP() << "needs ../shared/assets"
 
 inline std::string read_file(const std::string& path) {
   std::ifstream in(path, std::ios::binary);
   EXPECT_TRUE(in.good()) << path;
   return {std::istreambuf_iterator<char>(in), {}};
+}
+
+// A tokenizer of tests/fixtures/text and what the Python library makes of some texts: "tokenizer",
+// "config" (but for missing_bytes) and "cases" (tools/make_tokenizer_fixture.py).
+inline nlohmann::json own_tokenizer(const std::string& name) {
+  return nlohmann::json::parse(
+      read_file(std::string(HONE_SOURCE_DIR) + "/tests/fixtures/text/" + name + ".json"));
 }
 
 inline std::string read_gz(const std::string& path) {

@@ -15,6 +15,7 @@ namespace hone {
 namespace {
 
 using text_test::assets;
+using text_test::own_tokenizer;
 using text_test::read_file;
 using text_test::read_gz;
 
@@ -39,6 +40,31 @@ const Tokenizer& stories() {
   return tokenizer;
 }
 
+// Our own, one made as Qwen's are and one as Llama's.
+const Tokenizer& byte_level() {
+  static const Tokenizer tokenizer = [] {
+    const nlohmann::json file = own_tokenizer("byte_level");
+    return Tokenizer::from_json(file["tokenizer"].dump(), file["config"].dump());
+  }();
+  return tokenizer;
+}
+const Tokenizer& fallback() {
+  static const Tokenizer tokenizer = [] {
+    const nlohmann::json file = own_tokenizer("fallback");
+    return Tokenizer::from_json(file["tokenizer"].dump(), file["config"].dump());
+  }();
+  return tokenizer;
+}
+// byte_level(), but it rewrites nothing, as GPT-2's.
+const Tokenizer& unchanging() {
+  static const Tokenizer tokenizer = [] {
+    nlohmann::json file = own_tokenizer("byte_level");
+    file["tokenizer"]["normalizer"] = nullptr;
+    return Tokenizer::from_json(file["tokenizer"].dump(), file["config"].dump());
+  }();
+  return tokenizer;
+}
+
 std::vector<std::string> texts_of(const std::string& path) {
   std::vector<std::string> texts = text_test::split(read_file(path), "\n__ggml_vocab_test__\n");
   return texts;
@@ -59,6 +85,22 @@ void expect_goldens(const Tokenizer& tokenizer, const std::string& stem) {
 }
 
 TEST(Tokenizer, GoldenIds) {
+  for (const char* name : {"byte_level", "fallback"}) {
+    const Tokenizer& tokenizer = std::string(name) == "fallback" ? fallback() : byte_level();
+    const nlohmann::json cases = own_tokenizer(name)["cases"];
+    ASSERT_GE(cases.size(), 12u);
+    for (const nlohmann::json& c : cases) {
+      const auto text = c["text"].get<std::string>();
+      const auto ids = c["ids"].get<std::vector<int32_t>>();
+      EXPECT_EQ(tokenizer.encode(text), ids) << name << ": " << text;
+      EXPECT_EQ(tokenizer.encode(text, true), c["with_special"].get<std::vector<int32_t>>())
+          << name << ": " << text;
+      EXPECT_EQ(tokenizer.decode(ids), c["decoded"].get<std::string>()) << name << ": " << text;
+    }
+  }
+}
+
+TEST(Tokenizer, GoldenIdsOfPublishedOnes) {
   HONE_NEEDS_ASSETS();
   expect_goldens(qwen25(), assets() + "/tok-qwen/qwen2");
   expect_goldens(qwen3(), assets() + "/tok-qwen/qwen2");
@@ -98,7 +140,7 @@ TEST(Tokenizer, Stories) {
   }
 }
 
-TEST(Tokenizer, SpecialTokensAreResolved) {
+TEST(Tokenizer, SpecialTokensOfPublishedOnes) {
   HONE_NEEDS_ASSETS();
   EXPECT_EQ(qwen25().eos_token(), "<|im_end|>");
   EXPECT_EQ(qwen25().eos_id(), 151645);
@@ -116,18 +158,23 @@ TEST(Tokenizer, SpecialTokensAreResolved) {
   EXPECT_EQ(qwen3().token_bytes(1 << 30), "");
   EXPECT_EQ(gpt2().bos_id(), 50256);
   EXPECT_EQ(gpt2().unk_id(), 50256);
+}
 
-  // Forms of the config: objects, special_tokens_map.json, tokens the tokenizer lacks, the class.
-  const std::string json = read_file(assets() + "/model-stories260k/tokenizer.json");
+// Forms of the config: objects, special_tokens_map.json, tokens the tokenizer lacks, the class.
+TEST(Tokenizer, SpecialTokensAreResolved) {
+  EXPECT_EQ(byte_level().eos_id(), byte_level().id_of("<|im_end|>"));
+  EXPECT_EQ(byte_level().pad_id(), byte_level().id_of("<|endoftext|>"));
+  EXPECT_EQ(byte_level().bos_token(), std::nullopt);  // null in the config
+  const std::string json = own_tokenizer("fallback")["tokenizer"].dump();
   const Tokenizer objects = Tokenizer::from_json(
       json, R"({"bos_token": {"content": "<s>", "lstrip": false}, "pad_token": "<pad>",
                 "additional_special_tokens": ["<|x|>"], "add_bos_token": true,
                 "add_eos_token": true, "eos_token": "</s>"})");
   EXPECT_EQ(objects.bos_id(), 1);
-  EXPECT_EQ(objects.pad_id(), 512);
-  EXPECT_EQ(objects.id_of("<|x|>"), 513);
-  EXPECT_TRUE(objects.is_special(513));
-  EXPECT_EQ(objects.encode("<pad><|x|>", true), (std::vector<int32_t>{1, 512, 513, 2}));
+  EXPECT_EQ(objects.pad_id(), 400);
+  EXPECT_EQ(objects.id_of("<|x|>"), 401);
+  EXPECT_TRUE(objects.is_special(401));
+  EXPECT_EQ(objects.encode("<pad><|x|>", true), (std::vector<int32_t>{1, 400, 401, 2}));
   const Tokenizer map =
       Tokenizer::from_json(json, R"({"eos_token": "x"})", R"({"eos_token": {"content": "</s>"}})");
   EXPECT_EQ(map.eos_id(), 2);
@@ -179,49 +226,59 @@ std::string random_text(std::mt19937& random, const std::vector<std::string>& mo
   return text;
 }
 
-TEST(Tokenizer, RangesTellTheBytesOfTokens) {
-  HONE_NEEDS_ASSETS();
+// Every range has the bytes of its token, none goes back, nothing is left out.
+void expect_ranges(const Tokenizer& tokenizer, int least_exact) {
   std::mt19937 random(7);
-  for (const Tokenizer* tokenizer : {&qwen25(), &gpt2(), &stories()}) {
-    const std::vector<std::string> special = {tokenizer->eos_token().value()};
-    int exact = 0;
-    for (int trial = 0; trial < 400; trial++) {
-      const std::string text = random_text(random, special);
-      const Encoding encoding = tokenizer->encode_with_ranges(text);
-      EXPECT_EQ(encoding.ids, tokenizer->encode(text));
-      ASSERT_EQ(encoding.ids.size(), encoding.ranges.size());
-      std::string made;
-      for (const int32_t id : encoding.ids) made += tokenizer->token_bytes(id);
-      int64_t at = 0;
-      for (size_t t = 0; t < encoding.ids.size(); t++) {
-        const ByteRange& r = encoding.ranges[t];
-        ASSERT_LE(0, r.begin);
-        ASSERT_LE(r.begin, r.end);
-        ASSERT_LE(r.end, static_cast<int64_t>(text.size()));
-        ASSERT_LE(at, r.end) << text;  // nothing goes back, nothing is left out
-        at = r.end;
-        if (made == text) {
-          EXPECT_EQ(text.substr(r.begin, r.end - r.begin), tokenizer->token_bytes(encoding.ids[t]));
-        }
-      }
+  const std::vector<std::string> special = {tokenizer.eos_token().value()};
+  int exact = 0;
+  for (int trial = 0; trial < 400; trial++) {
+    const std::string text = random_text(random, special);
+    const Encoding encoding = tokenizer.encode_with_ranges(text);
+    EXPECT_EQ(encoding.ids, tokenizer.encode(text));
+    ASSERT_EQ(encoding.ids.size(), encoding.ranges.size());
+    std::string made;
+    for (const int32_t id : encoding.ids) made += tokenizer.token_bytes(id);
+    int64_t at = 0;
+    for (size_t t = 0; t < encoding.ids.size(); t++) {
+      const ByteRange& r = encoding.ranges[t];
+      ASSERT_LE(0, r.begin);
+      ASSERT_LE(r.begin, r.end);
+      ASSERT_LE(r.end, static_cast<int64_t>(text.size()));
+      ASSERT_LE(at, r.end) << text;  // nothing goes back, nothing is left out
+      at = r.end;
       if (made == text) {
-        exact++;
-        EXPECT_EQ(at, static_cast<int64_t>(text.size()));
+        EXPECT_EQ(text.substr(r.begin, r.end - r.begin), tokenizer.token_bytes(encoding.ids[t]));
       }
     }
-    // GPT-2 rewrites nothing; Qwen composes; the Llama kind puts a space in front.
-    EXPECT_GE(exact, tokenizer == &gpt2() ? 400 : tokenizer == &qwen25() ? 100 : 0);
+    if (made == text) {
+      exact++;
+      EXPECT_EQ(at, static_cast<int64_t>(text.size()));
+    }
   }
+  EXPECT_GE(exact, least_exact);
+}
+
+// GPT-2's kind rewrites nothing; Qwen's composes; Llama's puts a space in front.
+TEST(Tokenizer, RangesTellTheBytesOfTokens) {
+  expect_ranges(byte_level(), 100);
+  expect_ranges(unchanging(), 400);
+  expect_ranges(fallback(), 0);
+}
+
+TEST(Tokenizer, RangesOfPublishedOnes) {
+  HONE_NEEDS_ASSETS();
+  expect_ranges(qwen25(), 100);
+  expect_ranges(gpt2(), 400);
+  expect_ranges(stories(), 0);
 }
 
 TEST(Tokenizer, RangesOfRewrittenText) {
-  HONE_NEEDS_ASSETS();
   // NFC: e + U+0301 becomes one character, of two bytes instead of three.
   const std::string text =
       "caf"
       "e\xCC\x81"
       " au lait";
-  const Encoding encoding = qwen25().encode_with_ranges(text);
+  const Encoding encoding = byte_level().encode_with_ranges(text);
   int64_t end = 0;
   for (const ByteRange& r : encoding.ranges) {
     // No token may claim a part of the rewritten character.
@@ -230,58 +287,63 @@ TEST(Tokenizer, RangesOfRewrittenText) {
   }
   EXPECT_EQ(end, static_cast<int64_t>(text.size()));
   // The space that Llama's tokenizers put in front stands for no byte.
-  const Encoding story = stories().encode_with_ranges("  a");
+  const Encoding story = fallback().encode_with_ranges("  a");
   EXPECT_EQ(story.ranges.front().begin, 0);
   EXPECT_EQ(story.ranges.back().end, 3);
 }
 
 TEST(Tokenizer, DecodeGivesTheTextBack) {
-  HONE_NEEDS_ASSETS();
   std::mt19937 random(8);
   for (int trial = 0; trial < 300; trial++) {
     const std::string text = random_text(random, {"<|endoftext|>"});
-    EXPECT_EQ(gpt2().decode(gpt2().encode(text)), text);
+    EXPECT_EQ(unchanging().decode(unchanging().encode(text)), text);
   }
-  const std::vector<int32_t> half = {qwen25().encode("𓧌")[0]};
-  EXPECT_EQ(qwen25().decode(half), "\xEF\xBF\xBD");
-  EXPECT_EQ(qwen25().decode(std::vector<int32_t>{151645}, true), "");
-  EXPECT_EQ(qwen25().decode(std::vector<int32_t>{151645}), "<|im_end|>");
-  EXPECT_EQ(qwen25().decode({}), "");
-  EXPECT_THROW(qwen25().decode(std::vector<int32_t>{-1}), UserError);
-  EXPECT_THROW(qwen25().decode(std::vector<int32_t>{200000}), UserError);
+  const Tokenizer& t = byte_level();
+  const std::vector<int32_t> half = {t.encode("𓧌")[0]};
+  const std::vector<int32_t> end = {*t.id_of("<|im_end|>")};
+  EXPECT_EQ(t.decode(half), "\xEF\xBF\xBD");
+  EXPECT_EQ(t.decode(end, true), "");
+  EXPECT_EQ(t.decode(end), "<|im_end|>");
+  EXPECT_EQ(t.decode({}), "");
+  EXPECT_THROW(t.decode(std::vector<int32_t>{-1}), UserError);
+  EXPECT_THROW(t.decode(std::vector<int32_t>{200000}), UserError);
 }
 
 TEST(Tokenizer, ManyThreadsAgree) {
-  HONE_NEEDS_ASSETS();
   std::mt19937 random(9);
+  const Tokenizer& tokenizer = byte_level();
   std::vector<std::string> texts;
   for (int i = 0; i < 200; i++) texts.push_back(random_text(random, {"<|im_end|>"}));
   const std::vector<std::string_view> views(texts.begin(), texts.end());
-  const auto want = qwen25().encode_batch(views);
-  for (size_t i = 0; i < texts.size(); i++) EXPECT_EQ(want[i], qwen25().encode(texts[i]));
+  const auto want = tokenizer.encode_batch(views);
+  for (size_t i = 0; i < texts.size(); i++) EXPECT_EQ(want[i], tokenizer.encode(texts[i]));
   std::vector<int> same(4, 0);
   std::vector<std::thread> threads;
   for (int& result : same) {
-    threads.emplace_back([&] { result = qwen25().encode_batch(views) == want ? 1 : 0; });
+    threads.emplace_back([&] { result = tokenizer.encode_batch(views) == want ? 1 : 0; });
   }
   for (std::thread& thread : threads) thread.join();
   EXPECT_EQ(same, (std::vector<int>{1, 1, 1, 1}));
 }
 
+// In the fast engine and in the one that serves where it refuses.
 TEST(Tokenizer, PaddingAndTruncationAreOff) {
-  HONE_NEEDS_ASSETS();
-  auto json = nlohmann::json::parse(read_file(assets() + "/model-stories260k/tokenizer.json"));
-  json["truncation"] = {
-      {"direction", "Right"}, {"max_length", 3}, {"strategy", "LongestFirst"}, {"stride", 0}};
-  json["padding"] = {{"strategy", {{"Fixed", 64}}},
-                     {"direction", "Right"},
-                     {"pad_to_multiple_of", nullptr},
-                     {"pad_id", 0},
-                     {"pad_type_id", 0},
-                     {"pad_token", "<unk>"}};
-  const Tokenizer tokenizer = Tokenizer::from_json(json.dump());
-  const std::string text = "Once upon a time, there was a little girl";
-  EXPECT_EQ(tokenizer.encode(text, true), stories().encode(text, true));
+  for (const char* name : {"fallback", "missing_bytes"}) {
+    auto json = own_tokenizer(name)["tokenizer"];
+    const Tokenizer plain = Tokenizer::from_json(json.dump());
+    json["truncation"] = {
+        {"direction", "Right"}, {"max_length", 3}, {"strategy", "LongestFirst"}, {"stride", 0}};
+    json["padding"] = {{"strategy", {{"Fixed", 64}}},
+                       {"direction", "Right"},
+                       {"pad_to_multiple_of", nullptr},
+                       {"pad_id", 0},
+                       {"pad_type_id", 0},
+                       {"pad_token", json["added_tokens"][0]["content"]}};
+    const Tokenizer tokenizer = Tokenizer::from_json(json.dump());
+    const std::string text = "Once upon a time, there was a little girl";
+    EXPECT_GT(plain.encode(text, true).size(), 3u);
+    EXPECT_EQ(tokenizer.encode(text, true), plain.encode(text, true)) << name;
+  }
 }
 
 TEST(Tokenizer, BadFilesAreUserErrors) {
@@ -308,8 +370,7 @@ TEST(Tokenizer, BadFilesAreUserErrors) {
   }
   folder.write("tokenizer.json", std::string(100000, '['));
   EXPECT_THROW(Tokenizer::load(folder.path()), UserError);
-  HONE_NEEDS_ASSETS();
-  folder.write("tokenizer.json", read_file(assets() + "/model-stories260k/tokenizer.json"));
+  folder.write("tokenizer.json", own_tokenizer("fallback")["tokenizer"].dump());
   for (const char* bad : {"{", R"({"added_tokens_decoder": {"x": {"content": "y"}}})"}) {
     folder.write("tokenizer_config.json", bad);
     EXPECT_THROW(Tokenizer::load(folder.path()), UserError) << bad;
@@ -351,8 +412,7 @@ TEST(BpeTrainer, TrainsATokenizerThatReadsBack) {
 // A byte-level vocabulary without all 256 bytes: the fast engine refuses it, transformers reads it.
 TEST(Tokenizer, FilesThatTheFastEngineRefusesAreRead) {
   using Json = nlohmann::json;
-  const Json fixture =
-      Json::parse(read_file(HONE_SOURCE_DIR "/tests/fixtures/text/missing_bytes.json"));
+  const Json fixture = own_tokenizer("missing_bytes");
   const Tokenizer tokenizer = Tokenizer::from_json(fixture.at("tokenizer").dump());
   size_t compared = 0;
   for (const Json& c : fixture.at("cases")) {

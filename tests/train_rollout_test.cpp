@@ -341,7 +341,7 @@ TEST(Rollout, StoriesAsPublished) {
   const std::filesystem::path folder =
       std::filesystem::path(HONE_SOURCE_DIR) / "../shared/assets/model-stories260k";
   if (!std::filesystem::exists(folder / "golden_greedy.json"))
-    GTEST_SKIP() << "stories260k is not here: " << folder;
+    GTEST_SKIP() << "needs ../shared/assets";
   const auto golden = nlohmann::json::parse(std::ifstream(folder / "golden_greedy.json"));
   io::LoadedModel model({.folder = folder});
   model.load();
