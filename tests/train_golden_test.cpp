@@ -227,6 +227,51 @@ TEST_P(GoldenTest, RecomputeIsBitEqual) {
   }
 }
 
+// Weight gradients that wait until the whole backward pass is over, recomputed blocks' as well,
+// have the bits of those that are computed at once.
+TEST_P(GoldenTest, HeldWeightGradientsAreBitEqual) {
+  const Golden golden(GetParam().family);
+  const std::vector<int32_t> tokens = golden.tokens("seq.0.tokens");
+  for (const std::string adapter : {"", "lora"}) {
+    Training t = start(golden, DType::f32, adapter, BlockPolicy::recompute);
+    const ParamStore& params = t.model->params();
+    using Values = std::vector<std::vector<double>>;
+    const auto gradients = [&] {
+      Values all;
+      for (const ParamId id : params.trainable()) all.push_back(read(t.ctx, params.grad(id), 0));
+      return all;
+    };
+    Values when_nodes_end;
+    const auto run = [&](bool hold) {
+      train::zero_gradients(t.ctx);
+      Tape tape;
+      tape.hold_deferred(hold);
+      tape.record([&](Tape&) { when_nodes_end = gradients(); });  // runs last
+      Context ctx = with_tape(t.ctx, &tape);
+      Stream stream;
+      stream.append(tokens, 0);
+      const models::StreamInputs inputs = models::make_inputs(ctx, t.model->config(), stream);
+      const Tensor hidden = t.model->decoder().forward(ctx, inputs);
+      tape.assign(hidden.slot(), clone(ctx, hidden.detached()));
+      tape.backward();
+      return gradients();
+    };
+    const Values at_once = run(false), at_once_early = when_nodes_end;
+    const Values held = run(true), held_early = when_nodes_end;
+    EXPECT_EQ(at_once, held);
+    size_t waited = 0, computed = 0;
+    for (size_t i = 0; i < held.size(); ++i) {
+      if (params.spec(params.trainable()[i]).shape.size() != 2) continue;  // norms don't wait
+      const std::vector<double> zeros(held[i].size());
+      EXPECT_EQ(held_early[i], zeros);
+      waited += held[i] != zeros ? 1 : 0;
+      computed += at_once_early[i] != zeros ? 1 : 0;
+    }
+    EXPECT_GT(waited, 0U);
+    EXPECT_GT(computed, 0U);
+  }
+}
+
 // The last block computes only the rows that are wanted, with the bits and the dropout that all
 // rows have.
 TEST_P(GoldenTest, WantedRowsHaveTheSameBits) {

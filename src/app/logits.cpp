@@ -15,9 +15,7 @@ constexpr int64_t kValuesAtOnce = int64_t{4} << 20;
 void for_each_logits(Context& ctx, const models::Decoder& decoder,
                      const std::vector<int32_t>& tokens,
                      const std::function<void(int64_t, std::span<const float>)>& fn) {
-  Context c = ctx;
-  c.tape = nullptr;
-  c.training = false;
+  Context c = inference(ctx);
   Stream stream;
   stream.append(tokens, 0);
   const models::StreamInputs inputs = models::make_inputs(c, decoder.config(), stream);

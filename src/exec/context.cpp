@@ -94,17 +94,15 @@ void add_grad(Context& ctx, Tape& tape, int slot, Tensor grad) {
 
 Tensor run_block(Context& ctx, const Tensor& x, std::function<Tensor(Context&, const Tensor&)> fn) {
   if (ctx.tape == nullptr || ctx.policy == BlockPolicy::keep) return fn(ctx, x);
-  Context forward = ctx;
-  forward.tape = nullptr;
+  Context forward = with_tape(ctx, nullptr);
   Tensor y = fn(forward, x.detached());
   y.set_slot(ctx.tape->new_slot());
   Context* const outer = &ctx;
   ctx.tape->record([outer, x, slot = y.slot(), fn = std::move(fn)](Tape& tape) {
     Tensor dy = tape.take(slot);
     if (!dy.defined()) return;
-    Tape inner;
-    Context again = *outer;
-    again.tape = &inner;
+    Tape inner(&tape);
+    Context again = with_tape(*outer, &inner);
     again.output_unneeded = true;
     Tensor input = x.detached();
     if (x.requires_grad()) input.set_slot(inner.new_slot());

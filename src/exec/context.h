@@ -57,6 +57,18 @@ struct Context {
   DType wide() const { return dtype == DType::f64 ? DType::f64 : DType::f32; }
 };
 
+// The same context for what records on a tape, or (null) on none.
+inline Context with_tape(Context ctx, Tape* tape) {
+  ctx.tape = tape;
+  return ctx;
+}
+// The same context for values alone: no tape, no dropout.
+inline Context inference(Context ctx) {
+  ctx.tape = nullptr;
+  ctx.training = false;
+  return ctx;
+}
+
 // Copies host values to a new tensor on the device [n] (nothing is copied under meta).
 Tensor upload(Context& ctx, std::span<const int32_t> values);
 Tensor upload(Context& ctx, std::span<const int64_t> values);

@@ -22,11 +22,12 @@ Tensor embedding(Context& ctx, ParamId table, const Tensor& tokens) {
   ctx.tape->record([c = &ctx, table, tokens, slot = y.slot()](Tape& tape) {
     const Tensor dy = tape.take(slot);
     if (!dy.defined()) return;
-    tape.defer([c, table, tokens, dy] {
-      launch(*c,
-             EmbeddingBackwardDesc{
-                 .tokens = tokens.view(), .dy = dy.view(), .dtable = c->params->grad(table).view()},
-             "embed dW");
+    tape.defer([ctx = with_tape(*c, nullptr), table, tokens, dy]() mutable {
+      launch(
+          ctx,
+          EmbeddingBackwardDesc{
+              .tokens = tokens.view(), .dy = dy.view(), .dtable = ctx.params->grad(table).view()},
+          "embed dW");
     });
   });
   return y;

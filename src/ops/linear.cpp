@@ -212,9 +212,9 @@ Tensor linear(Context& ctx, std::span<const LinearParams> parts, const Tensor& x
       input_gradient(ctx, saved, dys, dzs, row_ids, target);
     }
     if (!any_trains) return;
-    tape.defer([c, saved, dys, dzs, x, row_ids] {
+    tape.defer([ctx = with_tape(ctx, nullptr), saved, dys, dzs, x, row_ids]() mutable {
       for (size_t i = 0; i < saved.size(); ++i)
-        weight_gradients(*c, saved[i], x, row_ids, dys[i], dzs[i]);
+        weight_gradients(ctx, saved[i], x, row_ids, dys[i], dzs[i]);
     });
   });
   return y;

@@ -36,17 +36,14 @@ class Engine {
          KeyTables& tables, std::span<const Prompt> prompts, const SamplingOptions& options,
          const std::function<void(const Completion&)>& done,
          const std::function<void(int32_t)>& token)
-      : ctx_(ctx),
+      : ctx_(inference(ctx)),
         decoder_(decoder),
         cache_(cache),
         tables_(tables),
         prompts_(prompts),
         o_(options),
         done_(done),
-        token_(token) {
-    ctx_.tape = nullptr;
-    ctx_.training = false;
-  }
+        token_(token) {}
 
   void run(size_t lanes, size_t total) {
     size_t next = 0;

@@ -1,6 +1,6 @@
 // Reverse-mode differentiation in two phases: a node's closure computes input gradients now and
-// defers weight gradients to a first-in- first-out queue, so that accumulation into leaves is in
-// recording order under every schedule.
+// defers weight gradients to a first-in-first-out queue, so that accumulation into leaves is in the
+// same order under every schedule.
 #pragma once
 
 #include <deque>
@@ -15,6 +15,10 @@ namespace hone {
 class Tape {
  public:
   using Step = std::function<void(Tape&)>;
+
+  // outer: the tape whose node records and runs this one; deferred work is queued there. It must
+  // outlive this one.
+  explicit Tape(Tape* outer = nullptr) : outer_(outer) {}
 
   // A new gradient slot, for one intermediate tensor.
   int new_slot() {
@@ -31,8 +35,10 @@ class Tape {
   // First write of a gradient: adopts the handle (shared storage is fine; see writable()).
   void assign(int slot, Tensor grad) { slots_[static_cast<size_t>(slot)] = std::move(grad); }
 
-  // Queues work on leaves.
+  // Queues work on leaves. It may run after the node, the tape and the context that queued it are
+  // gone: it holds what it needs.
   void defer(std::function<void()> work) {
+    if (outer_ != nullptr) return outer_->defer(std::move(work));
     deferred_.push_back(std::move(work));
     if (!hold_) flush();
   }
@@ -64,6 +70,7 @@ class Tape {
   std::vector<Step> nodes_;
   std::deque<std::function<void()>> deferred_;
   bool hold_ = false;
+  Tape* outer_;
 };
 
 }  // namespace hone

@@ -62,9 +62,7 @@ std::vector<SampleAnswer> sample_answers(Context& ctx, const models::Decoder& de
   sampling.temperature = 0;
   sampling.max_new_tokens = max_new_tokens;
   sampling.stop_ids = stop_ids;
-  Context c = ctx;
-  c.tape = nullptr;
-  c.training = false;
+  Context c = inference(ctx);
   rollout::generate(c, decoder, prompts, sampling, [&](const rollout::Completion& done) {
     answers[done.prompt].answer = tokenizer.decode(done.tokens, /*skip_special_tokens=*/true);
   });

@@ -71,8 +71,7 @@ StepResult forward_backward(Context& ctx, const models::Decoder& decoder,
   StepResult total;
   for (const data::MicroBatch& mb : micro_batches) {
     Tape tape;
-    Context c = ctx;
-    c.tape = &tape;
+    Context c = with_tape(ctx, &tape);
     c.training = true;
     add_metrics(total, run_micro_batch(c, decoder, objective, mb, step_tokens));
   }
@@ -84,9 +83,7 @@ StepResult forward_only(Context& ctx, const models::Decoder& decoder,
                         std::span<const data::MicroBatch> micro_batches, int64_t step_tokens) {
   StepResult total;
   for (const data::MicroBatch& mb : micro_batches) {
-    Context c = ctx;
-    c.tape = nullptr;
-    c.training = false;
+    Context c = inference(ctx);
     add_metrics(total, run_micro_batch(c, decoder, objective, mb, step_tokens));
   }
   return total;
@@ -94,9 +91,7 @@ StepResult forward_only(Context& ctx, const models::Decoder& decoder,
 
 std::vector<double> score(Context& ctx, const models::Decoder& decoder,
                           const data::MicroBatch& mb) {
-  Context c = ctx;
-  c.tape = nullptr;
-  c.training = false;
+  Context c = inference(ctx);
   const models::StreamInputs inputs = models::make_inputs(c, decoder.config(), mb.stream, mb.rows);
   const Tensor hidden = decoder.forward(c, inputs);
   const Tensor targets = upload(c, std::span<const int32_t>(mb.targets));
