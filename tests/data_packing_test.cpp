@@ -196,5 +196,33 @@ TEST(Packing, NothingToCompute) {
   EXPECT_TRUE(pack(std::span(&one, 1), {.targets = Targets::kAll}).empty());
 }
 
+// Samples of a unit are in one micro-batch, over the budget if they must be; nothing is lost.
+TEST(Packing, UnitsStayTogether) {
+  std::mt19937_64 random(17);
+  for (int trial = 0; trial < 200; ++trial) {
+    const auto samples = random_samples(random, static_cast<int64_t>(random() % 30), 40);
+    std::vector<int64_t> units;
+    for (size_t i = 0; i < samples.size(); ++i)
+      units.push_back(static_cast<int64_t>(random() % 8) * 1000);
+    const int64_t budget = 1 + static_cast<int64_t>(random() % 150);
+    std::map<int64_t, size_t> place;
+    int64_t computed = 0;
+    const auto batches = pack(samples, {.token_budget = budget, .units = units});
+    for (size_t b = 0; b < batches.size(); ++b) {
+      std::map<int64_t, int> in_batch;
+      for (const int64_t s : batches[b].samples) {
+        const int64_t unit = units[static_cast<size_t>(s)];
+        ASSERT_EQ(place.try_emplace(unit, b).first->second, b);
+        ++in_batch[unit];
+      }
+      ASSERT_TRUE(batches[b].computed() <= budget || in_batch.size() == 1);
+      computed += batches[b].computed();
+    }
+    int64_t wanted = 0;
+    for (const Sample& s : samples) wanted += computed_tokens(s, Targets::kTrained);
+    ASSERT_EQ(computed, wanted);
+  }
+}
+
 }  // namespace
 }  // namespace hone::data

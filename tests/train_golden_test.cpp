@@ -10,7 +10,7 @@
 #include "loss/objective.h"
 #include "optim/adamw.h"
 #include "support/golden.h"
-#include "train/supervised_step.h"
+#include "train/pass.h"
 
 namespace hone {
 namespace {
@@ -144,8 +144,8 @@ Training start(const Golden& golden, DType dtype, const std::string& adapter, Bl
 double backward(Training& t, int64_t budget) {
   train::zero_gradients(t.ctx);
   const auto micro = data::pack(t.samples, {.token_budget = budget});
-  return train::forward_backward(t.ctx, t.model->decoder(), loss::SftObjective(), micro,
-                                 trained_tokens(t.samples))
+  return train::forward_backward(t.ctx, t.model->decoder(), loss::SftObjective(),
+                                 {.micro_batches = micro, .step_tokens = trained_tokens(t.samples)})
       .loss;
 }
 

@@ -18,7 +18,7 @@
 #include "rollout/generate.h"
 #include "support/golden.h"
 #include "text/tokenizer.h"
-#include "train/supervised_step.h"
+#include "train/pass.h"
 
 namespace hone {
 namespace {

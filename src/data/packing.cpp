@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <numeric>
+#include <unordered_map>
 
 #include "core/error.h"
 
@@ -36,26 +37,50 @@ std::vector<Sequence> sequences_of(const Sample& sample, Targets targets) {
   return out;
 }
 
-// What is put into a micro-batch together: a sample, or where that is longer than the budget, one
-// of its sequences.
-struct Item {
+struct Piece {
   size_t sample = 0;
-  std::vector<Sequence> sequences;
+  Sequence sequence;
+};
+
+// What is put into a micro-batch together: a unit, a sample, or where that is longer than the
+// budget, one of its sequences.
+struct Item {
+  std::vector<Piece> pieces;
   int64_t computed = 0;
+
+  void add(size_t sample, const Sequence& s) {
+    pieces.push_back({sample, s});
+    computed += s.computed;
+  }
 };
 
 std::vector<Item> items_of(std::span<const Sample> samples, const PackOptions& options) {
   std::vector<Item> items;
   for (size_t i = 0; i < samples.size(); ++i) {
-    Item whole{.sample = i, .sequences = sequences_of(samples[i], options.targets)};
-    for (const Sequence& s : whole.sequences) whole.computed += s.computed;
+    const std::vector<Sequence> sequences = sequences_of(samples[i], options.targets);
+    Item whole;
+    for (const Sequence& s : sequences) whole.add(i, s);
     if (whole.computed == 0) continue;
-    if (whole.computed <= options.token_budget || whole.sequences.size() == 1) {
+    if (whole.computed <= options.token_budget || sequences.size() == 1) {
       items.push_back(std::move(whole));
       continue;
     }
-    for (const Sequence& s : whole.sequences)
-      items.push_back({.sample = i, .sequences = {s}, .computed = s.computed});
+    for (const Sequence& s : sequences) items.emplace_back().add(i, s);
+  }
+  return items;
+}
+
+// In the order of their first samples.
+std::vector<Item> units_of(std::span<const Sample> samples, const PackOptions& options) {
+  HONE_CHECK(options.units.size() == samples.size());
+  std::vector<Item> items;
+  std::unordered_map<int64_t, size_t> item_of;
+  for (size_t i = 0; i < samples.size(); ++i) {
+    for (const Sequence& s : sequences_of(samples[i], options.targets)) {
+      const auto [it, added] = item_of.try_emplace(options.units[i], items.size());
+      if (added) items.emplace_back();
+      items[it->second].add(i, s);
+    }
   }
   return items;
 }
@@ -93,7 +118,8 @@ int64_t computed_tokens(const Sample& sample, Targets targets) {
 
 std::vector<MicroBatch> pack(std::span<const Sample> samples, const PackOptions& options) {
   HONE_CHECK(options.token_budget > 0);
-  const std::vector<Item> items = items_of(samples, options);
+  const std::vector<Item> items =
+      options.units.empty() ? items_of(samples, options) : units_of(samples, options);
   std::vector<size_t> by_length(items.size());
   std::iota(by_length.begin(), by_length.end(), size_t{0});
   std::stable_sort(by_length.begin(), by_length.end(),
@@ -126,8 +152,8 @@ std::vector<MicroBatch> pack(std::span<const Sample> samples, const PackOptions&
     batch.stream.tokens.reserve(static_cast<size_t>(total));
     batch.stream.positions.reserve(static_cast<size_t>(total));
     for (const size_t i : bin) {
-      for (const Sequence& s : items[i].sequences)
-        append(batch, samples[items[i].sample], items[i].sample, s, options.targets);
+      for (const Piece& p : items[i].pieces)
+        append(batch, samples[p.sample], p.sample, p.sequence, options.targets);
     }
   }
   return out;

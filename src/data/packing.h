@@ -36,6 +36,9 @@ struct MicroBatch {
 struct PackOptions {
   int64_t token_budget = 4096;  // computed tokens a micro-batch
   Targets targets = Targets::kTrained;
+  // Of each sample; samples of equal number (a pair, a group) go into one micro-batch, whatever
+  // its size; units are in the order of their first samples. Empty: each sample for itself.
+  std::span<const int64_t> units = {};
 };
 
 // Tokens of the sample that have to be computed; 0 if it has no target.
@@ -43,7 +46,7 @@ int64_t computed_tokens(const Sample& sample, Targets targets);
 
 // Every sequence with a target exactly once, whole, in one of the micro-batches; those without are
 // left out. A sample's sequences stay together where the budget has room for them. A micro-batch is
-// within the budget unless it is one single sequence that is longer. First
+// within the budget unless it is one single sequence or unit that is longer. First
 // fit by falling length (Johnson, "Near-optimal bin packing algorithms", 1973), ties in the order
 // given; then segments, and micro-batches by their first segment, are put in the order given. A
 // function of its arguments alone.

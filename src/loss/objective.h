@@ -16,24 +16,35 @@ namespace hone::loss {
 // together. step: all log-probs of a step are needed before any adjoint.
 enum class Coupling { token, unit, step };
 
-// Labelled tokens of one sample in the arrays of an ObjectiveInput.
+// Labelled tokens of one sequence of a sample in the arrays of an ObjectiveInput. A sample of
+// several sequences has several ranges.
 struct SampleRange {
   int64_t begin = 0;
   int64_t end = 0;
   int64_t sample = 0;  // position in the step
 };
 
+// token: some of the step's tokens. unit: whole units. step: all of the step.
 struct ObjectiveInput {
   std::span<const SampleRange> samples;
   std::span<const double> logprob;  // of the labelled tokens
+  // What is known of each labelled token beside it: as many as there are tokens, or empty where the
+  // step hasn't got the column.
+  std::span<const double> reference;  // log-prob under the reference policy
+  std::span<const double> old;        // log-prob under the policy that drew the token
+  std::span<const double> advantage;
+  std::span<const double> value;
   int64_t step_tokens =
       0;  // labelled tokens of the whole optimizer step, over all micro-batches and ranks
 };
 
+// Named numbers in the order in which they are shown.
+using Metrics = std::vector<std::pair<std::string, double>>;
+
 struct ObjectiveResult {
-  double loss = 0;              // this part's share of the step's loss: shares add up
-  std::vector<float> dlogprob;  // dL/dlogprob, as many as logprob
-  std::vector<std::pair<std::string, double>> metrics;
+  double loss = 0;               // this part's share of the step's loss: shares add up
+  std::vector<double> dlogprob;  // dL/dlogprob, as many as logprob
+  Metrics metrics;               // shares, too
 };
 
 class Objective {
@@ -41,9 +52,9 @@ class Objective {
   virtual ~Objective() = default;
   virtual Coupling coupling() const = 0;
   // dL/dlogprob where it does not depend on the log-probs (input.logprob is empty then): the head
-  // makes its gradient in the forward pass.
-  virtual std::optional<std::vector<float>> known_adjoint(const ObjectiveInput& input,
-                                                          int64_t tokens) const {
+  // makes its gradient in the forward pass. Token coupling only.
+  virtual std::optional<std::vector<double>> known_adjoint(const ObjectiveInput& input,
+                                                           int64_t tokens) const {
     (void)input;
     (void)tokens;
     return std::nullopt;
@@ -55,8 +66,8 @@ class Objective {
 class SftObjective final : public Objective {
  public:
   Coupling coupling() const override { return Coupling::token; }
-  std::optional<std::vector<float>> known_adjoint(const ObjectiveInput& input,
-                                                  int64_t tokens) const override;
+  std::optional<std::vector<double>> known_adjoint(const ObjectiveInput& input,
+                                                   int64_t tokens) const override;
   ObjectiveResult evaluate(const ObjectiveInput& input) const override;
 };
 

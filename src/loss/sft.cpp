@@ -3,10 +3,10 @@
 
 namespace hone::loss {
 
-std::optional<std::vector<float>> SftObjective::known_adjoint(const ObjectiveInput& input,
-                                                              int64_t tokens) const {
-  return std::vector<float>(static_cast<size_t>(tokens),
-                            static_cast<float>(-1.0 / static_cast<double>(input.step_tokens)));
+std::optional<std::vector<double>> SftObjective::known_adjoint(const ObjectiveInput& input,
+                                                               int64_t tokens) const {
+  return std::vector<double>(static_cast<size_t>(tokens),
+                             -1.0 / static_cast<double>(input.step_tokens));
 }
 
 ObjectiveResult SftObjective::evaluate(const ObjectiveInput& input) const {

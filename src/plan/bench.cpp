@@ -10,7 +10,7 @@
 #include "io/files.h"
 #include "loss/objective.h"
 #include "optim/adamw.h"
-#include "train/supervised_step.h"
+#include "train/pass.h"
 
 namespace hone::plan {
 namespace {
@@ -171,8 +171,9 @@ class Bench {
     const double tokens = static_cast<double>(mb.stream.size());
     const auto one = [&] {
       train::zero_gradients(ctx_);
-      train::forward_backward(ctx_, decoder, loss::SftObjective(), {&mb, 1},
-                              static_cast<int64_t>(mb.targets.size()));
+      train::forward_backward(
+          ctx_, decoder, loss::SftObjective(),
+          {.micro_batches = {&mb, 1}, .step_tokens = static_cast<int64_t>(mb.targets.size())});
       optim::gradient_norm(ctx_);
       adamw.step(ctx_, 1e-5, 1.0, 1);
     };

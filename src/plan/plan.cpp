@@ -5,8 +5,8 @@
 #include "io/loaded_model.h"
 #include "loss/objective.h"
 #include "rollout/generate.h"
+#include "train/pass.h"
 #include "train/sft_options.h"
-#include "train/supervised_step.h"
 
 namespace hone::plan {
 namespace {
@@ -142,7 +142,8 @@ Plan run_plan(const train::SftOptions& o, int64_t tokens, bool recompute) {
   const data::MicroBatch mb = full_micro_batch(tokens, length);
   const CostObserver pass = measure("forward and backward", [&] {
     train::zero_gradients(ctx);
-    train::forward_backward(ctx, model.decoder(), loss::SftObjective(), {&mb, 1}, tokens);
+    train::forward_backward(ctx, model.decoder(), loss::SftObjective(),
+                            {.micro_batches = {&mb, 1}, .step_tokens = tokens});
   });
   const CostObserver update = measure("update", [&] {
     optim::gradient_norm(ctx);

@@ -4,7 +4,7 @@
 
 #include "loss/objective.h"
 #include "rollout/generate.h"
-#include "train/supervised_step.h"
+#include "train/pass.h"
 
 namespace hone::train {
 

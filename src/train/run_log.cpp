@@ -22,6 +22,7 @@ void RunLog::step(const StepMetrics& m) {
                                  {"peak_memory", m.peak_memory}};
   if (m.eval_loss) line["eval_loss"] = *m.eval_loss;
   if (m.skipped) line["skipped"] = true;
+  for (const auto& [name, value] : m.objective) line[name] = value;
   metrics_.append(line);
   if (!events_) return;
   events_->scalar("Loss", m.loss, m.step);
@@ -30,6 +31,7 @@ void RunLog::step(const StepMetrics& m) {
   events_->scalar("Tokens per second", m.tokens_per_second, m.step);
   events_->scalar("Peak memory (MiB)", static_cast<double>(m.peak_memory) / (1 << 20), m.step);
   if (m.eval_loss) events_->scalar("Eval loss", *m.eval_loss, m.step);
+  for (const auto& [name, value] : m.objective) events_->scalar(name, value, m.step);
   events_->flush();
 }
 

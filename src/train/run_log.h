@@ -8,6 +8,7 @@
 
 #include "io/run_folder.h"
 #include "io/tensorboard.h"
+#include "loss/objective.h"
 
 namespace hone::train {
 
@@ -21,7 +22,8 @@ struct StepMetrics {
   double tokens_per_second = 0;
   size_t peak_memory = 0;
   std::optional<double> eval_loss;
-  bool skipped = false;  // no update was made
+  bool skipped = false;     // no update was made
+  loss::Metrics objective;  // what the objective says of the step, under its names
 };
 
 class RunLog {

@@ -12,10 +12,10 @@
 #include "train/best_eval.h"
 #include "train/checkpointing.h"
 #include "train/evaluate.h"
+#include "train/pass.h"
 #include "train/resume.h"
 #include "train/run_log.h"
 #include "train/sft_options.h"
-#include "train/supervised_step.h"
 #include "train/text_side.h"
 
 namespace hone::train {
@@ -321,9 +321,11 @@ class Run {
     if (profiled) ctx_.observer = &profiler;
     zero_gradients(ctx_);
     const auto micro_batches = data::pack(step.samples, {.token_budget = micro_batch_tokens_});
-    m.loss =
-        forward_backward(ctx_, model_->decoder(), objective_, micro_batches, step.trained_tokens)
-            .loss;
+    StepResult result =
+        forward_backward(ctx_, model_->decoder(), objective_,
+                         {.micro_batches = micro_batches, .step_tokens = step.trained_tokens});
+    m.loss = result.loss;
+    m.objective = std::move(result.metrics);
     m.grad_norm = optim::gradient_norm(ctx_);
     if (profiled) ctx_.observer = nullptr;
     if (!std::isfinite(m.loss) || !std::isfinite(m.grad_norm)) {
@@ -481,7 +483,8 @@ class Run {
       const auto micro_batches =
           data::pack(step.samples, {.token_budget = i == 0 ? micro_batch_tokens_ : 1});
       loss[i] =
-          forward_backward(ctx_, model_->decoder(), objective_, micro_batches, step.trained_tokens)
+          forward_backward(ctx_, model_->decoder(), objective_,
+                           {.micro_batches = micro_batches, .step_tokens = step.trained_tokens})
               .loss;
       norm[i] = optim::gradient_norm(ctx_);
     }

@@ -10,7 +10,7 @@
 #include "app/version.h"
 #include "core/error.h"
 #include "data/packing.h"
-#include "train/supervised_step.h"
+#include "train/pass.h"
 
 namespace hone::app {
 namespace {
