@@ -21,6 +21,8 @@ inline std::string isa_label(const testing::TestParamInfo<cpu::Isa>& info) {
 
 // v as fp16, to nearest even; of the range of normal numbers and below.
 inline uint16_t half_bits(double v) {
+  if (std::isnan(v)) return 0x7E00;
+  if (std::isinf(v)) return v < 0 ? 0xFC00 : 0x7C00;
   const double size = std::abs(v);
   const int e = std::max(size == 0 ? -14 : std::ilogb(size), -14);
   // 1024 comes on top of what a normal number keeps: the exponent's last bit
