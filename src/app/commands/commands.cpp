@@ -15,6 +15,7 @@ void add_commands(Cli& cli) {
   add_tokenize(cli);
   add_init(cli);
   add_tokenizer(cli);
+  add_loss(cli);
 }
 
 }  // namespace hone::app

@@ -20,5 +20,6 @@ void add_show(Cli& cli);
 void add_tokenize(Cli& cli);
 void add_init(Cli& cli);
 void add_tokenizer(Cli& cli);
+void add_loss(Cli& cli);
 
 }  // namespace hone::app
