@@ -451,6 +451,13 @@ TEST(Conversation, EndsOfTurnsAreFound) {
       encoder(bytes(), "{% for m in messages %}{{ m.content }}\n{% endfor %}").turn_ends().empty());
 }
 
+TEST(Conversation, ATemplateThatWritesNothingOfTheChatIsRefused) {
+  // The same text for every conversation, with white space at its end.
+  for (const char* source : {"{[ ", " ", "x\n", "<|im_end|> "})
+    EXPECT_NE(refusal(encoder(bytes(), source), {say("user", "U"), say("assistant", "A")}), "")
+        << source;
+}
+
 TEST(Conversation, WhatCantBeMaskedIsRefused) {
   // A prompt that is not how a turn begins.
   const std::string counts =

@@ -221,7 +221,10 @@ std::string find_span(const std::string& text, const std::vector<ByteRange>& spe
   };
   int64_t end = -1;
   int64_t content = content_end(whole.substr(begin), message);
-  if (content < 0) content = answer_end(trim_end(through).substr(begin), message);
+  // What a template writes may end before the white space that its prompt ends with.
+  if (const std::string_view turn = trim_end(through);
+      content < 0 && turn.size() > static_cast<size_t>(begin))
+    content = answer_end(turn.substr(static_cast<size_t>(begin)), message);
   if (content >= 0) {
     // Content, then the stop: the first special token, if it is still this turn's or follows at
     // once.
