@@ -110,7 +110,7 @@ inline std::shared_ptr<const data::Dataset> open_files(std::vector<std::string> 
 }
 
 inline std::string asset(const std::string& name) {
-  return std::string(HONE_SOURCE_DIR) + "/../shared/assets/" + name;
+  return HONE_SOURCE_DIR "/../shared/assets/" + name;
 }
 
 // A Qwen2.5 folder without weights, unpacked into `folder`; false if the assets aren't there.

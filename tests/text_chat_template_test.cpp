@@ -21,8 +21,7 @@ std::map<std::string, std::string, std::less<>> tokens_of(const Json& json) {
 // Expressions, statements and white space as transformers' environment renders them
 // (tools/make_text_fixtures.py).
 TEST(ChatTemplate, RendersAsJinja) {
-  const Json fixture =
-      Json::parse(read_file(std::string(HONE_SOURCE_DIR) + "/tests/fixtures/text/jinja.json"));
+  const Json fixture = Json::parse(read_file(HONE_SOURCE_DIR "/tests/fixtures/text/jinja.json"));
   for (const Json& item : fixture["cases"]) {
     const std::string source = item["template"];
     RenderOptions options;
@@ -60,8 +59,8 @@ uint64_t fnv1a(const std::string& text) {
 // renders them (tools/make_text_fixtures.py).
 TEST(ChatTemplate, RealTemplatesRenderAsTransformersDoes) {
   HONE_NEEDS_ASSETS();
-  const Json fixture = Json::parse(
-      read_file(std::string(HONE_SOURCE_DIR) + "/tests/fixtures/text/real_templates.json"));
+  const Json fixture =
+      Json::parse(read_file(HONE_SOURCE_DIR "/tests/fixtures/text/real_templates.json"));
   int rendered = 0;
   int refused = 0;
   for (const Json& group : fixture["templates"]) {

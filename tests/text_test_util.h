@@ -13,7 +13,7 @@
 
 namespace hone::text_test {
 
-inline std::string assets() { return std::string(HONE_SOURCE_DIR) + "/../shared/assets"; }
+inline std::string assets() { return HONE_SOURCE_DIR "/../shared/assets"; }
 inline bool has_assets() { return std::filesystem::exists(assets()); }
 
 #define HONE_NEEDS_ASSETS() \
@@ -28,8 +28,7 @@ inline std::string read_file(const std::string& path) {
 // A tokenizer of tests/fixtures/text and what the Python library makes of some texts: "tokenizer",
 // "config" (but for missing_bytes) and "cases" (tools/make_tokenizer_fixture.py).
 inline nlohmann::json own_tokenizer(const std::string& name) {
-  return nlohmann::json::parse(
-      read_file(std::string(HONE_SOURCE_DIR) + "/tests/fixtures/text/" + name + ".json"));
+  return nlohmann::json::parse(read_file(HONE_SOURCE_DIR "/tests/fixtures/text/" + name + ".json"));
 }
 
 inline std::string read_gz(const std::string& path) {
