@@ -64,6 +64,8 @@ constexpr ThoughtMarks kThoughtMarks[] = {{"<think>", "</think>"},
 
 // Where `part` begins in text, or npos; in linear time, which string_view::find doesn't promise.
 size_t find_text(std::string_view text, std::string_view part) {
+  if (part.empty()) return 0;
+  if (text.empty()) return std::string_view::npos;
   const void* at = ::memmem(text.data(), text.size(), part.data(), part.size());
   return at == nullptr ? std::string_view::npos
                        : static_cast<size_t>(static_cast<const char*>(at) - text.data());
