@@ -135,6 +135,7 @@ TEST(Turns, AnswersAreSequencesOfTheirOwn) {
       "--template_kwargs note=N2");
   EXPECT_NE(pairs.out.find("N2"), std::string::npos) << pairs.err;
   EXPECT_EQ(w.hone("show -m base -d talk.jsonl --template_kwargs nonsense").code, 2);
+  EXPECT_EQ(w.hone("show -m base -d talk.jsonl --template_kwargs nosuch=1").code, 2);
   EXPECT_EQ(w.hone("show -m base -d talk.jsonl --chat_template none.jinja").code, 2);
 }
 

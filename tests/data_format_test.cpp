@@ -147,6 +147,10 @@ TEST(Format, TurnsThatAreNotTrained) {
                                   key, off, on)),
                 (std::vector<uint8_t>{0, 1}))
           << key;
+  EXPECT_EQ(turns(R"([{"role":"user","content":"Q"},
+      {"role":"assistant","content":"A","masked":true},{"role":"user","content":"Q"},
+      {"role":"assistant","content":"B","masked":false}])"),
+            (std::vector<uint8_t>{0, 1}));
   EXPECT_HAS(fault_of(R"([{"role":"assistant","content":"Q","loss":"no"}])"), "\"loss\" is");
 }
 
