@@ -6,7 +6,8 @@
 #include <cstdlib>
 
 #include "backend/cpu/cpu.h"
-#include "io/loaded_model.h"
+#include "exec/memory.h"
+#include "load/model.h"
 #include "loss/objective.h"
 #include "optim/adamw.h"
 #include "support/golden.h"
@@ -39,12 +40,12 @@ class GoldenTest : public testing::TestWithParam<Case> {
   void TearDown() override { unsetenv("HONE_ISA"); }
 };
 
-std::unique_ptr<io::LoadedModel> open(const Golden& golden, DType dtype) {
-  return std::make_unique<io::LoadedModel>(
-      io::LoadOptions{.folder = golden.folder(), .dtype = dtype, .threads = 2});
+std::unique_ptr<load::Model> open(Machine& machine, const Golden& golden, DType dtype) {
+  return std::make_unique<load::Model>(
+      machine, load::ModelOptions{.folder = golden.folder(), .dtype = dtype});
 }
 
-std::vector<double> logits(io::LoadedModel& model, const std::vector<int32_t>& tokens) {
+std::vector<double> logits(load::Model& model, const std::vector<int32_t>& tokens) {
   Context ctx = model.context();
   Stream stream;
   stream.append(tokens, 0);
@@ -100,7 +101,8 @@ class Rule {
 };
 
 void check_logits(const Golden& golden, DType dtype, const std::string& adapter) {
-  const auto model = open(golden, dtype);
+  Machine machine({.threads = 2});
+  const auto model = open(machine, golden, dtype);
   if (!adapter.empty()) model->load_adapter(golden.folder() / adapter, false);
   model->load();
   const std::string prefix = adapter.empty() ? "" : adapter + ".";
@@ -119,14 +121,16 @@ TEST_P(GoldenTest, LoraLogitsFp32) { check_logits(Golden(GetParam().family), DTy
 TEST_P(GoldenTest, LoraLogitsBf16) { check_logits(Golden(GetParam().family), DType::bf16, "lora"); }
 
 struct Training {
-  std::unique_ptr<io::LoadedModel> model;
+  std::unique_ptr<Machine> machine;
+  std::unique_ptr<load::Model> model;
   std::vector<data::Sample> samples;
   Context ctx;
 };
 
 Training start(const Golden& golden, DType dtype, const std::string& adapter, BlockPolicy policy) {
   Training t;
-  t.model = open(golden, dtype);
+  t.machine = std::make_unique<Machine>(MachineOptions{.threads = 2});
+  t.model = open(*t.machine, golden, dtype);
   if (adapter.empty()) {
     for (ParamId id = 0; id < t.model->params().count(); ++id)
       t.model->params().set_trainable(id, true);
@@ -137,7 +141,7 @@ Training start(const Golden& golden, DType dtype, const std::string& adapter, Bl
   t.samples = golden.train_samples();
   t.ctx = t.model->context();
   t.ctx.policy = policy;
-  t.model->params().allocate_gradients(t.model->arena());
+  t.model->params().allocate_gradients(t.machine->arena());
   return t;
 }
 
@@ -277,7 +281,8 @@ TEST_P(GoldenTest, HeldWeightGradientsAreBitEqual) {
 TEST_P(GoldenTest, WantedRowsHaveTheSameBits) {
   const Golden golden(GetParam().family);
   for (const DType dtype : {DType::f32, DType::bf16}) {
-    io::LoadedModel model({.folder = golden.folder(), .dtype = dtype, .threads = 2});
+    Machine machine({.threads = 2});
+    load::Model model(machine, {.folder = golden.folder(), .dtype = dtype});
     for (nn::Linear* linear : model.load_adapter(golden.folder() / "lora", true))
       linear->params.lora->dropout = 0.3;
     model.load();

@@ -1,6 +1,7 @@
 // The passes of a step for objectives of every coupling, with toys that are coupled: the loss is
 // what its formula gives on the scores, gradients agree with differences and with each other under
 // every split and schedule.
+#include "exec/memory.h"
 #include "train/pass.h"
 
 #include <gtest/gtest.h>
@@ -107,14 +108,14 @@ class PassTest : public testing::Test {
  protected:
   void SetUp() override {
     const Golden golden("qwen2");
-    model_ = std::make_unique<io::LoadedModel>(
-        io::LoadOptions{.folder = golden.folder(), .dtype = DType::f32, .threads = 2});
+    model_ = std::make_unique<load::Model>(
+        machine_, load::ModelOptions{.folder = golden.folder(), .dtype = DType::f32});
     for (nn::Linear* linear : model_->load_adapter(golden.folder() / "lora", true))
       linear->params.lora->dropout = 0.2;
     model_->load();
     ctx_ = model_->context();
     ctx_.seed = 5;
-    model_->params().allocate_gradients(model_->arena());
+    model_->params().allocate_gradients(machine_.arena());
     samples_ = golden.train_samples();
     samples_.resize(4);
     for (size_t i = 0; i < samples_.size(); ++i) {
@@ -200,7 +201,8 @@ class PassTest : public testing::Test {
     EXPECT_NEAR(difference(objective, micro, d), along, 2e-3 * std::fabs(along));
   }
 
-  std::unique_ptr<io::LoadedModel> model_;
+  Machine machine_{{.threads = 2}};
+  std::unique_ptr<load::Model> model_;
   Context ctx_;
   std::vector<data::Sample> samples_;
   std::vector<train::SampleColumns> columns_;

@@ -14,7 +14,7 @@
 #include "backend/cpu/cpu.h"
 #include "core/rng.h"
 #include "io/files.h"
-#include "io/loaded_model.h"
+#include "load/model.h"
 #include "rollout/generate.h"
 #include "support/golden.h"
 #include "text/tokenizer.h"
@@ -27,7 +27,7 @@ using rollout::Completion;
 using rollout::Prompt;
 using rollout::SamplingOptions;
 
-std::vector<Completion> run(io::LoadedModel& model, const std::vector<Prompt>& prompts,
+std::vector<Completion> run(load::Model& model, const std::vector<Prompt>& prompts,
                             const SamplingOptions& options) {
   Context ctx = model.context();
   std::vector<Completion> all;
@@ -38,7 +38,7 @@ std::vector<Completion> run(io::LoadedModel& model, const std::vector<Prompt>& p
 
 // Log-probs of every token but the first of each sequence, scored together in streams of at most
 // `budget` tokens.
-std::vector<std::vector<float>> score_all(io::LoadedModel& model,
+std::vector<std::vector<float>> score_all(load::Model& model,
                                           const std::vector<std::vector<int32_t>>& sequences,
                                           int64_t budget) {
   std::vector<data::Sample> samples;
@@ -92,7 +92,8 @@ TEST_P(RolloutTest, LogprobsEqualScoresBitForBit) {
       std::vector<std::vector<int32_t>> first_tokens;
       std::vector<std::vector<float>> first_logprobs;
       for (const int threads : {1, 2}) {
-        io::LoadedModel model({.folder = golden.folder(), .dtype = dtype, .threads = threads});
+        Machine machine({.threads = threads});
+        load::Model model(machine, {.folder = golden.folder(), .dtype = dtype});
         model.load_adapter(golden.folder() / "lora", false);
         // as the file has the weights, and as generation copies them
         model.load(0, /*copy_weights=*/threads == 2);
@@ -137,7 +138,8 @@ TEST_P(RolloutTest, LogprobsEqualScoresBitForBit) {
 TEST_P(RolloutTest, SharedPrefixesGiveTheSameBits) {
   const test::Golden golden("qwen3");
   for (const DType dtype : {DType::f32, DType::bf16}) {
-    io::LoadedModel model({.folder = golden.folder(), .dtype = dtype, .threads = 2});
+    Machine machine({.threads = 2});
+    load::Model model(machine, {.folder = golden.folder(), .dtype = dtype});
     model.load();
     const std::vector<Prompt> base = prompts_for(model.config().vocab_size);
     std::vector<Prompt> prompts;
@@ -181,7 +183,8 @@ class Work : public Observer {
 // all; also after an interruption, and when its cache has become too small.
 TEST_P(RolloutTest, ConversationsGoOnWhereTheyWere) {
   const test::Golden golden("llama3");
-  io::LoadedModel model({.folder = golden.folder(), .dtype = DType::bf16, .threads = 2});
+  Machine machine({.threads = 2});
+  load::Model model(machine, {.folder = golden.folder(), .dtype = DType::bf16});
   model.load();
   SamplingOptions o;
   o.max_new_tokens = 30;
@@ -220,7 +223,8 @@ TEST_P(RolloutTest, ConversationsGoOnWhereTheyWere) {
 // Keys of weights that have changed since are not used: the answers are those of a new generator.
 TEST_P(RolloutTest, KeysOfChangedWeightsAreNotUsed) {
   const test::Golden golden("llama3");
-  io::LoadedModel model({.folder = golden.folder(), .dtype = DType::f32, .threads = 2});
+  Machine machine({.threads = 2});
+  load::Model model(machine, {.folder = golden.folder(), .dtype = DType::f32});
   for (ParamId id = 0; id < model.params().count(); ++id) model.params().set_trainable(id, true);
   model.load();
   SamplingOptions o;
@@ -295,11 +299,12 @@ TEST_P(RolloutTest, CopiedWeightsGiveTheSameBits) {
     const std::filesystem::path folder = even_model(file);
     for (const bool copy : {false, true}) {
       for (const int batch : {1, 5, 16, 32}) {
-        io::LoadedModel model({.folder = folder, .dtype = DType::bf16, .threads = 2});
+        Machine machine({.threads = 2});
+        load::Model model(machine, {.folder = folder, .dtype = DType::bf16});
         model.load(0, copy);
         const ParamId down = model.params().find("model.layers.0.mlp.down_proj.weight");
         const bool packed = copy && cpu::takes_bf16t(GetParam());
-        EXPECT_EQ(model.params().spec(down).format, packed ? Format::bf16t : Format::bf16);
+        EXPECT_EQ(model.params().format(down), packed ? Format::bf16t : Format::bf16);
         SamplingOptions o;
         o.max_new_tokens = 12;
         o.ignore_eos = true;
@@ -324,7 +329,8 @@ INSTANTIATE_TEST_SUITE_P(Paths, RolloutTest, testing::ValuesIn(test::paths()),
 TEST(Rollout, GreedyContinuationOfTransformers) {
   for (const std::string& family : test::golden_families()) {
     const test::Golden golden(family);
-    io::LoadedModel model({.folder = golden.folder(), .dtype = DType::f32});
+    Machine machine({});
+    load::Model model(machine, {.folder = golden.folder(), .dtype = DType::f32});
     model.load();
     SamplingOptions o;
     o.temperature = 0;
@@ -343,7 +349,8 @@ TEST(Rollout, StoriesAsPublished) {
   if (!std::filesystem::exists(folder / "golden_greedy.json"))
     GTEST_SKIP() << "needs ../shared/assets";
   const auto golden = nlohmann::json::parse(std::ifstream(folder / "golden_greedy.json"));
-  io::LoadedModel model({.folder = folder});
+  Machine machine({});
+  load::Model model(machine, {.folder = folder});
   model.load();
   const Tokenizer tokenizer = Tokenizer::load(folder.string());
   for (const auto& c : golden.at("cases")) {

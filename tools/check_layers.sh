@@ -3,7 +3,7 @@
 # those of the folders before X in this list. Prints each include that doesn't, and fails.
 set -eu
 cd "${1:-$(dirname "$0")/..}"
-layers="core tensor backend comm exec ops nn models text data io parallel optim loss rollout reward
+layers="core tensor backend comm exec ops nn models text data io load parallel optim loss rollout reward
   train plan app"
 
 find src -type f \( -name '*.h' -o -name '*.cpp' -o -name '*.inc' -o -name '*.inl' -o -name '*.cc' \) |

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <numeric>
 
+#include "exec/memory.h"
 #include "ops/head.h"
 
 namespace hone::app {

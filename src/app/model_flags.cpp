@@ -21,26 +21,32 @@ void ModelFlags::add(Command& c) {
   c.flag("--threads", threads, "Threads; 0: all cores");
 }
 
-std::unique_ptr<io::LoadedModel> ModelFlags::load(const std::string& folder,
-                                                  const std::string& with_adapter,
-                                                  bool copy_weights) const {
+MachineOptions ModelFlags::machine() const {
   if (threads < 0) user_error("flags", "--threads {}: use 0 for all cores, or more", threads);
-  auto model = std::make_unique<io::LoadedModel>(
-      io::LoadOptions{.folder = folder,
-                      .dtype = parse_dtype("--dtype", dtype),
-                      .threads = threads,
-                      .memory_limit = memory.empty() ? 0 : parse_memory("--memory", memory),
-                      .warn = [](const std::string& line) { say("warning: " + line); }});
+  return {.threads = threads,
+          .memory_limit = memory.empty() ? 0 : parse_memory("--memory", memory)};
+}
+
+std::unique_ptr<load::Model> ModelFlags::load(Machine& machine, const std::string& folder,
+                                              const std::string& with_adapter,
+                                              bool copy_weights) const {
+  auto model = std::make_unique<load::Model>(
+      machine,
+      load::ModelOptions{.folder = folder,
+                         .dtype = parse_dtype("--dtype", dtype),
+                         .warn = [](const std::string& line) { say("warning: " + line); }});
   if (!with_adapter.empty()) model->load_adapter(with_adapter, /*trainable=*/false);
   const bool room = memory.empty() && available_memory() / 5 * 4 > model->file_bytes();
   model->load(0, copy_weights && room);
   return model;
 }
 
-std::unique_ptr<io::LoadedModel> ModelFlags::load() const { return load(pretrained, adapter); }
+std::unique_ptr<load::Model> ModelFlags::load(Machine& machine) const {
+  return load(machine, pretrained, adapter);
+}
 
-std::unique_ptr<io::LoadedModel> ModelFlags::load_to_generate() const {
-  return load(pretrained, adapter, /*copy_weights=*/true);
+std::unique_ptr<load::Model> ModelFlags::load_to_generate(Machine& machine) const {
+  return load(machine, pretrained, adapter, /*copy_weights=*/true);
 }
 
 void SamplingFlags::add(Command& c) {

@@ -7,7 +7,7 @@
 
 #include "app/cli.h"
 #include "data/dataset.h"
-#include "io/loaded_model.h"
+#include "load/model.h"
 #include "rollout/generate.h"
 
 namespace hone::app {
@@ -16,13 +16,14 @@ struct ModelFlags {
   std::string pretrained, adapter, dtype = "auto", memory;
   int threads = 0;
   void add(Command& c);
-  // Loaded, adapter and all; warnings go to stderr. UserError.
-  std::unique_ptr<io::LoadedModel> load() const;
+  MachineOptions machine() const;  // UserError
+  // On that machine, loaded, adapter and all; warnings go to stderr. UserError.
+  std::unique_ptr<load::Model> load(Machine& machine) const;
   // The same for generating, with copies of the weights (which are read faster) where the machine
   // has memory for both and --memory sets no limit.
-  std::unique_ptr<io::LoadedModel> load_to_generate() const;
-  std::unique_ptr<io::LoadedModel> load(const std::string& folder, const std::string& adapter,
-                                        bool copy_weights = false) const;
+  std::unique_ptr<load::Model> load_to_generate(Machine& machine) const;
+  std::unique_ptr<load::Model> load(Machine& machine, const std::string& folder,
+                                    const std::string& adapter, bool copy_weights = false) const;
 };
 
 struct SamplingFlags {

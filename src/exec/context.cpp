@@ -1,58 +1,6 @@
 #include "exec/context.h"
 
-#include <cstring>
-
 namespace hone {
-namespace {
-
-template <class T>
-Tensor upload_values(Context& ctx, DType dtype, std::span<const T> values) {
-  Tensor t = ctx.empty(dtype, {static_cast<int64_t>(values.size())});
-  if (!ctx.device->meta && !values.empty())
-    std::memcpy(t.view().data, values.data(), values.size_bytes());
-  return t;
-}
-
-}  // namespace
-
-Tensor upload(Context& ctx, std::span<const int32_t> values) {
-  return upload_values(ctx, DType::i32, values);
-}
-Tensor upload(Context& ctx, std::span<const int64_t> values) {
-  return upload_values(ctx, DType::i64, values);
-}
-Tensor upload(Context& ctx, std::span<const float> values) {
-  return upload_values(ctx, DType::f32, values);
-}
-
-std::vector<double> read(const Context& ctx, const Tensor& t, double assumption) {
-  const auto n = static_cast<size_t>(t.numel());
-  std::vector<double> out(n, assumption);
-  if (ctx.device->meta) return out;
-  HONE_CHECK(t.contiguous());
-  for (size_t i = 0; i < n; ++i) {
-    switch (t.dtype()) {
-      case DType::f32:
-        out[i] = t.view().as<float>()[i];
-        break;
-      case DType::f64:
-        out[i] = t.view().as<double>()[i];
-        break;
-      case DType::bf16:
-        out[i] = static_cast<float>(t.view().as<bf16>()[i]);
-        break;
-      case DType::i32:
-        out[i] = t.view().as<int32_t>()[i];
-        break;
-      case DType::i64:
-        out[i] = static_cast<double>(t.view().as<int64_t>()[i]);
-        break;
-      default:
-        HONE_CHECK(false, "dtype cannot be read");
-    }
-  }
-  return out;
-}
 
 Tensor clone(Context& ctx, const Tensor& t) {
   Tensor copy;
@@ -92,15 +40,24 @@ void add_grad(Context& ctx, Tape& tape, int slot, Tensor grad) {
          "add_grad");
 }
 
-Tensor run_block(Context& ctx, const Tensor& x, std::function<Tensor(Context&, const Tensor&)> fn) {
-  if (ctx.tape == nullptr || ctx.policy == BlockPolicy::keep) return fn(ctx, x);
+Tensor run_block(Context& ctx, int unit, const Tensor& x,
+                 std::function<Tensor(Context&, const Tensor&)> fn) {
+  ctx.params->prefetch(unit + 1);
+  if (ctx.tape == nullptr) return fn(ctx, x);
+  const auto fetch_before = [params = ctx.params, unit] { params->prefetch(unit - 1); };
+  if (ctx.policy == BlockPolicy::keep) {
+    Tensor y = fn(ctx, x);
+    ctx.tape->record([fetch_before](Tape&) { fetch_before(); });
+    return y;
+  }
   Context forward = with_tape(ctx, nullptr);
   Tensor y = fn(forward, x.detached());
   y.set_slot(ctx.tape->new_slot());
   Context* const outer = &ctx;
-  ctx.tape->record([outer, x, slot = y.slot(), fn = std::move(fn)](Tape& tape) {
+  ctx.tape->record([outer, x, slot = y.slot(), fn = std::move(fn), fetch_before](Tape& tape) {
     Tensor dy = tape.take(slot);
     if (!dy.defined()) return;
+    fetch_before();
     Tape inner(&tape);
     Context again = with_tape(*outer, &inner);
     again.output_unneeded = true;

@@ -6,22 +6,12 @@
 #include <span>
 #include <vector>
 
-#include "backend/table.h"
+#include "exec/device.h"
 #include "exec/params.h"
 #include "tensor/tape.h"
 #include "tensor/tensor.h"
 
 namespace hone {
-
-// A device as ops see it. meta: shapes only; kernels of the target's table are asked for scratch,
-// saved state and cost, never run.
-struct Device {
-  KernelTable table;
-  DeviceProps props;
-  Arena* arena = nullptr;
-  ThreadPool* pool = nullptr;
-  bool meta = false;
-};
 
 // Sees every kernel launch: the profiler, the planner's sum of costs. label: what the op is in the
 // model ("mlp.down dx").
@@ -69,18 +59,12 @@ inline Context inference(Context ctx) {
   return ctx;
 }
 
-// Copies host values to a new tensor on the device [n] (nothing is copied under meta).
-Tensor upload(Context& ctx, std::span<const int32_t> values);
-Tensor upload(Context& ctx, std::span<const int64_t> values);
-Tensor upload(Context& ctx, std::span<const float> values);
-
-// The only way for tensor values to reach the host. Under meta every element is `assumption`.
-std::vector<double> read(const Context& ctx, const Tensor& t, double assumption);
-
 // Runs fn(ctx, x) as one block under ctx.policy. recompute: forward keeps x only and backward runs
 // fn again (the same bits). x may have a slot or not; the result has one if a gradient is due. fn
-// must be pure: same inputs, same result; it is kept until backward.
-Tensor run_block(Context& ctx, const Tensor& x, std::function<Tensor(Context&, const Tensor&)> fn);
+// must be pure: same inputs, same result; it is kept until backward. unit: whose parameters fn
+// leases; the next one is fetched meanwhile, in backward the one before.
+Tensor run_block(Context& ctx, int unit, const Tensor& x,
+                 std::function<Tensor(Context&, const Tensor&)> fn);
 
 // The gradient of a slot, ready to be written: allocated (accumulate = false), or the existing one
 // made exclusive (accumulate = true).

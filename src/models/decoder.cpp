@@ -11,8 +11,7 @@ Decoder::Decoder(const ModelConfig& c, ParamStore& store, Format format) : confi
                       .shape = {c.vocab_size, c.hidden_size},
                       .format = format,
                       .placement = Placement::vocab,
-                      .unit = 0,
-                      .uses = c.tie_word_embeddings ? 2 : 1});
+                      .unit = 0});
   for (int64_t i = 0; i < c.num_hidden_layers; ++i) {
     const int unit = static_cast<int>(i) + 1;
     const std::string prefix = "model.layers." + std::to_string(i) + ".";
@@ -120,9 +119,10 @@ Tensor Decoder::block(Context& ctx, const Block& b, int layer, const StreamInput
 Tensor Decoder::forward(Context& ctx, const StreamInputs& inputs) const {
   Tensor x = ops::embedding(ctx, embed_, inputs.tokens);
   for (size_t i = 0; i < blocks_.size(); ++i) {
-    x = run_block(ctx, x, [this, i, in = &inputs](Context& c, const Tensor& x) {
-      return block(c, blocks_[i], static_cast<int>(i), *in, x);
-    });
+    x = run_block(ctx, static_cast<int>(i) + 1, x,
+                  [this, i, in = &inputs](Context& c, const Tensor& x) {
+                    return block(c, blocks_[i], static_cast<int>(i), *in, x);
+                  });
   }
   return ops::rms_norm(ctx, norm_, config_.rms_norm_eps, x, "norm");
 }

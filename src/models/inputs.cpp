@@ -4,6 +4,7 @@
 #include <numbers>
 
 #include "core/rng.h"
+#include "exec/memory.h"
 
 namespace hone::models {
 namespace {

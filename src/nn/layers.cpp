@@ -1,9 +1,10 @@
 #include "nn/layers.h"
 
+#include <algorithm>
 #include <cmath>
-#include <cstring>
 
 #include "core/rng.h"
+#include "exec/memory.h"
 
 namespace hone::nn {
 
@@ -46,23 +47,23 @@ void add_lora(ParamStore& store, Linear& linear, const LoraSpec& spec) {
   linear.params.lora = lora;
 }
 
-void init_lora(ParamStore& store, const Linear& linear, uint64_t seed) {
+void init_lora(const Device& device, ParamStore& store, const Linear& linear, uint64_t seed) {
   const ops::Lora& lora = *linear.params.lora;
   const std::string& name = store.spec(lora.a).name;
   const uint64_t id = hash_name(name.data(), name.size());
   const View a = store.value(lora.a).view();
+  std::byte* values = writable(device, a).data();
   const double bound = 1.0 / std::sqrt(static_cast<double>(linear.in));
   for (int64_t i = 0; i < a.numel(); ++i) {
     const auto words = random_words(seed, Purpose::init, id, static_cast<uint64_t>(i));
     const double u = (2.0 * uniform_double(words[0], words[1]) - 1.0) * bound;
     if (a.dtype == DType::f64) {
-      a.as<double>()[i] = u;
+      reinterpret_cast<double*>(values)[i] = u;
     } else {
-      a.as<float>()[i] = static_cast<float>(u);
+      reinterpret_cast<float*>(values)[i] = static_cast<float>(u);
     }
   }
-  const View b = store.value(lora.b).view();
-  std::memset(b.data, 0, static_cast<size_t>(b.numel()) * dtype_size(b.dtype));
+  std::ranges::fill(writable(device, store.value(lora.b).view()), std::byte{0});
 }
 
 }  // namespace hone::nn

@@ -50,6 +50,6 @@ ParamId add_vector(ParamStore& store, const std::string& name, int64_t n, int un
 
 // Fills a LoRA pair as PEFT does: A uniform in ±1/sqrt(in) (kaiming_uniform with a = sqrt 5), B
 // zero; a function of seed, name and element.
-void init_lora(ParamStore& store, const Linear& linear, uint64_t seed);
+void init_lora(const Device& device, ParamStore& store, const Linear& linear, uint64_t seed);
 
 }  // namespace hone::nn

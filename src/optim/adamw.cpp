@@ -1,5 +1,7 @@
 #include "optim/adamw.h"
 
+#include "exec/memory.h"
+
 #include <cmath>
 #include <numbers>
 

@@ -4,8 +4,9 @@
 #include <chrono>
 #include <cmath>
 
-#include "backend/cpu/cpu.h"
 #include "core/rng.h"
+#include "exec/machine.h"
+#include "exec/memory.h"
 #include "exec/profile.h"
 #include "io/files.h"
 #include "loss/objective.h"
@@ -36,22 +37,16 @@ double best_seconds(const std::function<void()>& work, double budget) {
 }
 
 // Normal numbers (zeros run faster than real data on AMX); the same block over and over is fine.
-void fill_random(const Tensor& t, double scale, uint64_t id) {
+void fill_random(const Device& device, const Tensor& t, double scale, uint64_t id) {
   constexpr int64_t kPeriod = 8191;
   std::vector<float> block(kPeriod);
   for (int64_t i = 0; i < kPeriod; ++i) {
     const auto w = random_words(1, Purpose::test, id, static_cast<uint64_t>(i));
     block[static_cast<size_t>(i)] = static_cast<float>(scale * normal_double(w[0], w[1]));
   }
-  const int64_t n = t.numel();
-  for (int64_t i = 0; i < n; ++i) {
-    const float v = block[static_cast<size_t>(i % kPeriod)];
-    if (t.dtype() == DType::bf16) {
-      t.view().as<bf16>()[i] = bf16(v);
-    } else {
-      t.view().as<float>()[i] = v;
-    }
-  }
+  for (int64_t first = 0, n = t.numel(); first < n; first += kPeriod)
+    write(device, t, first,
+          std::span(block).first(static_cast<size_t>(std::min(kPeriod, n - first))));
 }
 
 struct Shape {
@@ -64,23 +59,17 @@ class Bench {
   Bench(const BenchOptions& o, const std::function<void(const std::string&)>& print)
       : o_(o),
         print_(print),
-        arena_(Arena::real()),
-        pool_(o.threads > 0 ? o.threads : available_threads()),
-        isa_(cpu::choose_isa()),
+        machine_({.threads = o.threads}),
         config_(models::load_model_config(o.pretrained)) {
-    device_ = {.table = cpu::kernel_table(isa_),
-               .props = cpu::device_props(pool_.size()),
-               .arena = &arena_,
-               .pool = &pool_};
-    ctx_.device = &device_;
+    ctx_.device = &machine_.device(o.dtype);
     ctx_.params = &params_;
     ctx_.dtype = o.dtype;
     ctx_.policy = o.recompute ? BlockPolicy::recompute : BlockPolicy::keep;
   }
 
   BenchResult run() {
-    print_(fmt::format("path {}, {} threads, {}", cpu::isa_name(isa_), pool_.size(),
-                       dtype_name(o_.dtype)));
+    print_(fmt::format("path {}, {} threads, {}", machine_.path(o_.dtype).name,
+                       machine_.pool().size(), dtype_name(o_.dtype)));
     r_.rates.bandwidth = bandwidth();
     print_(fmt::format("memory read            {:>8.1f} GB/s", r_.rates.bandwidth / 1e9));
     for (const DType t : {DType::f32, DType::bf16}) products(t);
@@ -93,18 +82,18 @@ class Bench {
   double bandwidth() {
     const Tensor x = ctx_.empty(DType::f32, {int64_t{1} << 27});
     launch(ctx_, ZeroDesc{.x = x.view()});
-    const auto* words = x.view().as<uint64_t>();
-    const int64_t n = x.numel() / 2, chunks = 256;
+    const auto words = readable_as<uint64_t>(*ctx_.device, x.view());
+    const auto chunks = int64_t{256}, n = static_cast<int64_t>(words.size());
     std::vector<uint64_t> sums(chunks);
     const double s = best_seconds(
         [&] {
-          pool_.run(chunks, [&](int64_t c, int) {
+          machine_.pool().run(chunks, [&](int64_t c, int) {
             uint64_t a = 0, b = 0, d = 0, e = 0;
             for (int64_t i = c * (n / chunks), end = i + n / chunks; i < end; i += 4) {
-              a += words[i];
-              b += words[i + 1];
-              d += words[i + 2];
-              e += words[i + 3];
+              a += words[static_cast<size_t>(i)];
+              b += words[static_cast<size_t>(i) + 1];
+              d += words[static_cast<size_t>(i) + 2];
+              e += words[static_cast<size_t>(i) + 3];
             }
             sums[static_cast<size_t>(c)] = a + b + d + e;
           });
@@ -129,9 +118,9 @@ class Bench {
       const auto& [name, out, in] = shapes[i];
       const Tensor x = ctx_.empty(t, {o_.tokens, in}), w = ctx_.empty(t, {out, in}),
                    y = ctx_.empty(t, {o_.tokens, out});
-      fill_random(x, 1, 1);
-      fill_random(w, 0.05, 2);
-      fill_random(y, 1, 3);
+      fill_random(*ctx_.device, x, 1, 1);
+      fill_random(*ctx_.device, w, 0.05, 2);
+      fill_random(*ctx_.device, y, 1, 3);
       const WeightView weight{.data = w.view().data,
                               .rows = out,
                               .cols = in,
@@ -140,7 +129,7 @@ class Bench {
       const GemmDesc forward{.x = x.view(), .weights = &weight, .y = y.view()};
       const double work = 2.0 * static_cast<double>(o_.tokens * out * in);
       const double nt = best_seconds([&] { launch(ctx_, forward); }, 0.15);
-      fill_random(y, 1, 3);
+      fill_random(*ctx_.device, y, 1, 3);
       const GemmDesc backward{.op = GemmOp::nn, .x = y.view(), .weights = &weight, .y = x.view()};
       const double nn = best_seconds([&] { launch(ctx_, backward); }, 0.15);
       print_(
@@ -162,10 +151,10 @@ class Bench {
     }
     for (ParamId id = 0; id < params_.count(); ++id) {
       if (o_.lora_rank == 0) params_.set_trainable(id, true);
-      fill_random(params_.own(id, arena_), params_.spec(id).shape.size() == 1 ? 1 : 0.02,
-                  static_cast<uint64_t>(id));
+      fill_random(*ctx_.device, params_.own(id, machine_.arena(), params_.spec(id).format),
+                  params_.spec(id).shape.size() == 1 ? 1 : 0.02, static_cast<uint64_t>(id));
     }
-    params_.allocate_gradients(arena_);
+    params_.allocate_gradients(machine_.arena());
     optim::AdamW adamw(ctx_, {});
     const data::MicroBatch mb = micro_batch();
     const double tokens = static_cast<double>(mb.stream.size());
@@ -233,12 +222,9 @@ class Bench {
 
   BenchOptions o_;
   const std::function<void(const std::string&)>& print_;
-  Arena arena_;
-  ThreadPool pool_;
-  cpu::Isa isa_;
+  Machine machine_;
   models::ModelConfig config_;
   ParamStore params_;
-  Device device_;
   Context ctx_;
   BenchResult r_;
 };

@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-#include "io/loaded_model.h"
+#include "load/model.h"
 #include "loss/objective.h"
 #include "rollout/generate.h"
 #include "train/pass.h"
@@ -86,18 +86,19 @@ size_t pipeline_bytes(const train::SftOptions& o) {
                            : std::min(kPipelineBytes, static_cast<size_t>(bytes * kPreparedFactor));
 }
 
-size_t state_bytes(io::LoadedModel& model) {
+size_t state_bytes(load::Model& model) {
   size_t n = 0;
   for (const ParamId id : model.params().trainable())
     n += static_cast<size_t>(model.params().spec(id).numel()) * 12;
   return n;
 }
 
-size_t result_bytes(io::LoadedModel& model) {
+size_t result_bytes(load::Model& model) {
   size_t n = 0;
   const bool adapter = model.adapter_config().has_value();
   for (ParamId id = 0; id < model.params().count(); ++id) {
-    if (model.params().spec(id).adapter == adapter) n += model.params().spec(id).bytes();
+    if (model.params().spec(id).adapter == adapter)
+      n += static_cast<size_t>(model.params().bytes(id));
   }
   return n;
 }
@@ -106,8 +107,8 @@ Plan run_plan(const train::SftOptions& o, int64_t tokens, bool recompute) {
   Plan p;
   p.micro_batch_tokens = tokens;
   p.recompute = recompute;
-  io::LoadedModel model(
-      {.folder = o.pretrained, .dtype = o.dtype, .threads = o.threads, .meta = true});
+  Machine machine({.threads = o.threads, .meta = true});
+  load::Model model(machine, {.folder = o.pretrained, .dtype = o.dtype});
   train::set_up_tuning(model, o);
   model.load();
   Context ctx = model.context();
@@ -117,7 +118,7 @@ Plan run_plan(const train::SftOptions& o, int64_t tokens, bool recompute) {
     p.parameters += model.params().spec(id).numel();
     if (model.params().spec(id).trainable) p.trainable += model.params().spec(id).numel();
   }
-  Arena& arena = model.arena();
+  Arena& arena = machine.arena();
   p.phases.push_back({"load", arena.stats().peak_in_use});
   model.params().allocate_gradients(arena);
   optim::AdamW adamw(ctx, {});

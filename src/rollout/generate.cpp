@@ -1,5 +1,7 @@
 #include "rollout/generate.h"
 
+#include "exec/memory.h"
+
 #include <algorithm>
 #include <deque>
 #include <map>
@@ -111,17 +113,18 @@ class Engine {
     std::vector<int32_t> tokens(drawn.size());
     std::vector<float> logprobs(drawn.size());
     if (!ctx_.device->meta) {
+      const auto all = readable_as<float>(*ctx_.device, out.logits.view());
+      const auto lse = readable_as<double>(*ctx_.device, out.lse.view());
       ctx_.device->pool->run(static_cast<int64_t>(drawn.size()), [&](int64_t row, int) {
         const auto i = static_cast<size_t>(row);
         const Running& r = *drawn[i];
-        const std::span<const float> logits(out.logits.view().row<float>(row), vocab);
+        const std::span<const float> logits = all.subspan(i * vocab, vocab);
         const auto w =
             random_words(o_.seed, Purpose::sample, r.prompt->key,
                          (static_cast<uint64_t>(r.sample) << 32) | static_cast<uint32_t>(r.size()));
         tokens[i] = draw(logits, o_, uniform_double(w[0], w[1]));
-        logprobs[i] =
-            static_cast<float>(static_cast<double>(logits[static_cast<size_t>(tokens[i])]) -
-                               out.lse.view().as<double>()[row]);
+        logprobs[i] = static_cast<float>(
+            static_cast<double>(logits[static_cast<size_t>(tokens[i])]) - lse[i]);
       });
     }
     for (size_t i = 0; i < drawn.size(); ++i) {

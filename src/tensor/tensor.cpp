@@ -46,6 +46,22 @@ Tensor Tensor::columns(int64_t begin, int64_t n) const {
   return t;
 }
 
+Tensor Tensor::part(int64_t first, std::span<const int64_t> shape) const {
+  Tensor t = detached();
+  t.view_.rank = static_cast<int>(shape.size());
+  int64_t n = 1;
+  for (size_t i = shape.size(); i-- > 0; n *= shape[i]) {
+    t.view_.shape[i] = shape[i];
+    t.view_.stride[i] = n;
+  }
+  HONE_CHECK(contiguous() && first >= 0 && first + n <= numel());
+  if (t.view_.data != nullptr) {
+    t.view_.data = static_cast<std::byte*>(t.view_.data) +
+                   static_cast<size_t>(first) * dtype_size(view_.dtype);
+  }
+  return t;
+}
+
 Tensor Tensor::heads(int64_t head_dim) const {
   HONE_CHECK(view_.rank == 2 && head_dim > 0 && view_.shape[1] % head_dim == 0);
   Tensor t = *this;

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <initializer_list>
 #include <memory>
+#include <span>
 
 #include "core/error.h"
 #include "tensor/arena.h"
@@ -49,6 +50,9 @@ class Tensor {
 
   // Columns [begin, begin + n) of the last dim; shares storage, no slot.
   Tensor columns(int64_t begin, int64_t n) const;
+  // Elements from `first` on of a contiguous tensor, as a contiguous one of this shape (1 or 2
+  // dims); shares storage, no slot.
+  Tensor part(int64_t first, std::span<const int64_t> shape) const;
   // [T, H * D] seen as [T, H, D] (any row stride).
   Tensor heads(int64_t head_dim) const;
   // [P * H * R, D] contiguous, pages of R rows for each of H heads in turn, seen as [S, H, D]: row

@@ -1,17 +1,17 @@
 #include "train/checkpointing.h"
 
+#include <deque>
 #include <set>
+
+#include "exec/memory.h"
+#include "load/save.h"
 
 namespace hone::train {
 namespace {
 
-std::span<std::byte> bytes_of(const Tensor& t) {
-  return {static_cast<std::byte*>(t.view().data), t.bytes()};
-}
-
 // The state's tensors: optimizer state, and values that no master stands for.
 template <class F>
-void for_each_state(io::LoadedModel& model, const optim::AdamW& adamw, F&& fn) {
+void for_each_state(load::Model& model, const optim::AdamW& adamw, F&& fn) {
   std::set<ParamId> mastered;
   for (const optim::OptimizerState& s : adamw.states()) {
     if (s.kind == "master") mastered.insert(s.param);
@@ -26,7 +26,7 @@ void for_each_state(io::LoadedModel& model, const optim::AdamW& adamw, F&& fn) {
 }  // namespace
 
 std::filesystem::path save_checkpoint(const std::filesystem::path& checkpoints, int64_t step,
-                                      io::LoadedModel& model, const optim::AdamW& adamw,
+                                      load::Model& model, const optim::AdamW& adamw,
                                       const nlohmann::json& state,
                                       const io::CheckpointOptions& options) {
   const bool adapter = model.adapter_config().has_value();
@@ -38,39 +38,36 @@ std::filesystem::path save_checkpoint(const std::filesystem::path& checkpoints, 
                        .kind = std::string(kind),
                        .type = io::to_file_type(t.dtype()),
                        .shape = spec.shape,
-                       .data = bytes_of(t),
+                       .data = readable(model.device(), t.view()),
                        .file = is_value ? weights : ""});
   });
   const ParamStore& params = model.params();
-  std::vector<Lease> leases;
+  std::deque<load::SavedValue> frozen;
   for (ParamId id = 0; id < params.count() && !adapter; ++id) {
     const ParamSpec& spec = params.spec(id);
     if (spec.trainable) continue;
-    leases.push_back(params.lease(id));
-    const View v = leases.back().view();
-    const io::FileType type = io::to_file_type(v.dtype);
-    const auto bytes = static_cast<size_t>(spec.numel()) * io::file_type_size(type);
     tensors.push_back({.parameter = spec.name,
                        .kind = "",
-                       .type = type,
+                       .type = load::SavedValue::type(model, id),
                        .shape = spec.shape,
-                       .data = {static_cast<const std::byte*>(v.data), bytes},
+                       .data = frozen.emplace_back(model, id).bytes(),
                        .file = weights});
   }
   return io::write_checkpoint(checkpoints, step, tensors, state,
                               {.save_total_limit = options.save_total_limit,
                                .keep = options.keep,
                                .write_more = [&](const std::filesystem::path& folder) {
-                                 io::save_files_beside_weights(folder, model);
+                                 load::save_files_beside_weights(folder, model);
                                  if (options.write_more) options.write_more(folder);
                                }});
 }
 
-void restore_checkpoint(const io::TrainingCheckpoint& checkpoint, Context& ctx,
-                        io::LoadedModel& model, optim::AdamW& adamw) {
+void restore_checkpoint(const io::TrainingCheckpoint& checkpoint, Context& ctx, load::Model& model,
+                        optim::AdamW& adamw) {
   size_t expected = 0;
   for_each_state(model, adamw, [&](const ParamSpec& spec, std::string_view kind, const Tensor& t) {
-    checkpoint.read(spec.name, kind, io::to_file_type(t.dtype()), spec.shape, bytes_of(t));
+    checkpoint.read(spec.name, kind, io::to_file_type(t.dtype()), spec.shape,
+                    writable(*ctx.device, t.view()));
     ++expected;
   });
   if (checkpoint.tensors().size() != expected) {

@@ -6,7 +6,7 @@
 #include <nlohmann/json.hpp>
 
 #include "io/checkpoint.h"
-#include "io/loaded_model.h"
+#include "load/model.h"
 #include "optim/adamw.h"
 
 namespace hone::train {
@@ -17,12 +17,12 @@ namespace hone::train {
 // with what isn't trained and the files of the base; options.write_more follows these. Returns the
 // checkpoint's folder.
 std::filesystem::path save_checkpoint(const std::filesystem::path& checkpoints, int64_t step,
-                                      io::LoadedModel& model, const optim::AdamW& adamw,
+                                      load::Model& model, const optim::AdamW& adamw,
                                       const nlohmann::json& state,
                                       const io::CheckpointOptions& options);
 
 // Restores model and optimizer. UserError if the checkpoint is of another set-up.
-void restore_checkpoint(const io::TrainingCheckpoint& checkpoint, Context& ctx,
-                        io::LoadedModel& model, optim::AdamW& adamw);
+void restore_checkpoint(const io::TrainingCheckpoint& checkpoint, Context& ctx, load::Model& model,
+                        optim::AdamW& adamw);
 
 }  // namespace hone::train

@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "data/dataset.h"
-#include "io/loaded_model.h"
+#include "load/model.h"
 
 namespace hone::train {
 

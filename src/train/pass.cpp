@@ -1,5 +1,7 @@
 #include "train/pass.h"
 
+#include "exec/memory.h"
+
 #include <deque>
 #include <optional>
 #include <unordered_map>

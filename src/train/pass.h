@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "data/packing.h"
-#include "io/loaded_model.h"
+#include "load/model.h"
 #include "loss/objective.h"
 
 namespace hone::train {

@@ -9,6 +9,7 @@
 #include "exec/profile.h"
 #include "io/checkpoint.h"
 #include "io/files.h"
+#include "load/save.h"
 #include "train/best_eval.h"
 #include "train/checkpointing.h"
 #include "train/evaluate.h"
@@ -44,13 +45,14 @@ class Run {
     if (finished_before_) return SftEnd::already_finished;
     try {
       start();
+      return train();
     } catch (...) {
-      // A run that could not begin must not stand in the way of the next try.
+      // A run that made no step must not stand in the way of the next try.
       loader_.reset();
-      if (!folder_->held_a_run()) folder_->abandon();
+      log_.reset();
+      if (done_ == 0 && !folder_->held_a_run()) folder_->abandon();
       throw;
     }
-    return train();
   }
 
  private:
@@ -61,11 +63,10 @@ class Run {
   // Everything that can be known before a weight is read.
   void open_inputs() {
     const auto warn = [this](const std::string& line) { say("warning: " + line); };
-    model_ = std::make_unique<io::LoadedModel>(io::LoadOptions{.folder = o_.pretrained,
-                                                               .dtype = o_.dtype,
-                                                               .threads = o_.threads,
-                                                               .memory_limit = o_.arena_limit,
-                                                               .warn = warn});
+    machine_ = std::make_unique<Machine>(
+        MachineOptions{.threads = o_.threads, .memory_limit = o_.arena_limit});
+    model_ = std::make_unique<load::Model>(
+        *machine_, load::ModelOptions{.folder = o_.pretrained, .dtype = o_.dtype, .warn = warn});
     set_up_tuning(*model_, o_);
     data::TextModelOptions text_options = o_.text;
     text_options.adapter = o_.adapter;
@@ -188,7 +189,10 @@ class Run {
 
   // The folder becomes this run's: what is in it from now on belongs to this history.
   void claim_folder() {
-    if (o_.existing == io::ExistingRun::overwrite) folder_->remove_run();
+    if (o_.existing == io::ExistingRun::overwrite) {
+      model_->check_weights();  // nothing may stop this run where another one goes for it
+      folder_->remove_run();
+    }
     std::filesystem::remove(folder_->path() / kFinishedFile);
     io::discard_checkpoints_after(folder_->checkpoints(), done_);
     Json saved = options_json(o_);
@@ -214,7 +218,7 @@ class Run {
     ctx_ = model_->context();
     ctx_.policy = o_.grad_checkpoint ? BlockPolicy::recompute : BlockPolicy::keep;
     ctx_.seed = o_.seed;
-    model_->params().allocate_gradients(model_->arena());
+    model_->params().allocate_gradients(machine_->arena());
     adamw_ =
         std::make_unique<optim::AdamW>(ctx_, optim::AdamWOptions{.beta1 = o_.adam_beta1,
                                                                  .beta2 = o_.adam_beta2,
@@ -442,10 +446,10 @@ class Run {
   void save_result() {
     restore_best();
     if (model_->adapter_config()) {
-      io::save_adapter(folder_->path(), *model_);
+      load::save_adapter(folder_->path(), *model_);
       say(fmt::format("saved the adapter in {}", folder_->path().string()));
     } else {
-      io::save_model(folder_->path(), *model_);
+      load::save_model(folder_->path(), *model_);
       say(fmt::format("saved the model in {}", folder_->path().string()));
     }
     write_text_side(folder_->path());
@@ -506,7 +510,8 @@ class Run {
 
   SftOptions o_;
   SftEvents events_;
-  std::unique_ptr<io::LoadedModel> model_;
+  std::unique_ptr<Machine> machine_;
+  std::unique_ptr<load::Model> model_;
   std::shared_ptr<const data::Dataset> dataset_, eval_dataset_;
   data::LoaderOptions loader_options_;
   std::unique_ptr<data::Loader> loader_;

@@ -8,8 +8,8 @@
 #include <vector>
 
 #include "data/dataset.h"
-#include "io/loaded_model.h"
 #include "io/run_folder.h"
+#include "load/model.h"
 #include "optim/adamw.h"
 #include "text/conversation.h"
 

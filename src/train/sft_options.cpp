@@ -192,7 +192,7 @@ std::string warmup_warning(int64_t warmup, int64_t steps, double lr) {
       warmup, steps, lr * static_cast<double>(steps) / static_cast<double>(warmup), lr);
 }
 
-void set_up_tuning(io::LoadedModel& model, const SftOptions& o) {
+void set_up_tuning(load::Model& model, const SftOptions& o) {
   if (!o.adapter.empty()) {
     model.load_adapter(o.adapter, /*trainable=*/true);
     return;
@@ -224,7 +224,7 @@ void set_up_tuning(io::LoadedModel& model, const SftOptions& o) {
     user_error("freeze", "everything is frozen: nothing is left to train");
 }
 
-std::vector<std::string> tuning_table(io::LoadedModel& model) {
+std::vector<std::string> tuning_table(load::Model& model) {
   ParamStore& params = model.params();
   // Layers of equal name and shape share a row; numbers in names become *.
   struct Row {

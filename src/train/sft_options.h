@@ -22,11 +22,11 @@ nlohmann::json options_json(const SftOptions& o);
 std::string warmup_warning(int64_t warmup, int64_t steps, double lr);
 
 // Prepares a model for what the options tune: adds or loads the adapter, or makes base weights
-// trainable. Before LoadedModel::load().
-void set_up_tuning(io::LoadedModel& model, const SftOptions& o);
+// trainable. Before Model::load().
+void set_up_tuning(load::Model& model, const SftOptions& o);
 
 // Lines of the table of what is trained.
-std::vector<std::string> tuning_table(io::LoadedModel& model);
+std::vector<std::string> tuning_table(load::Model& model);
 
 // max_length, but no longer than the model's context.
 int64_t effective_max_length(const SftOptions& o, const models::ModelConfig& config);

@@ -66,11 +66,12 @@ data::TextModel load_model_text(const Flags& f) {
 
 class Conversation {
  public:
-  Conversation(const Flags& f) : text_(load_model_text(f)), options_(f.sampling.o) {
+  Conversation(const Flags& f)
+      : text_(load_model_text(f)), options_(f.sampling.o), machine_(f.model.machine()) {
     rollout::check_sampling(options_);
     if (!text_.chat_template)
       user_error("chat", "{}, or use hone generate with {{\"prompt\": ...}}", text_.no_template());
-    model_ = f.model.load_to_generate();
+    model_ = f.model.load_to_generate(machine_);
     generator_.emplace(model_->context(), model_->decoder());
     options_.stop_ids = stop_ids(model_->config(), f.model.adapter, &text_);
     options_.num_samples = 1;
@@ -93,7 +94,8 @@ class Conversation {
  private:
   data::TextModel text_;
   rollout::SamplingOptions options_;
-  std::unique_ptr<io::LoadedModel> model_;
+  Machine machine_;
+  std::unique_ptr<load::Model> model_;
   std::optional<rollout::Generator> generator_;
   std::optional<PromptReader> reader_;
   Json messages_ = Json::array();

@@ -70,7 +70,8 @@ int run(const Flags& f) {
   data::TextModelOptions text_options = f.text;
   text_options.adapter = f.model.adapter;
   const auto text = load_text(f.model.pretrained, text_options);
-  const auto model = f.model.load_to_generate();
+  Machine machine(f.model.machine());
+  const auto model = f.model.load_to_generate(machine);
   options.stop_ids = stop_ids(model->config(), f.model.adapter, text.get());
   const PromptReader reader(text.get(), model->config().vocab_size, f.system_prompt);
   Context ctx = model->context();

@@ -32,7 +32,8 @@ int run(const Flags& f) {
                        .shape = {static_cast<int64_t>(sequences.back().size()), vocab}});
   }
   if (sequences.empty()) user_error("input", "{} has no token lists", f.input);
-  const auto model = f.model.load();
+  Machine machine(f.model.machine());
+  const auto model = f.model.load(machine);
   Context ctx = model->context();
   io::SafetensorsWriter writer(f.output, tensors);
   for (size_t i = 0; i < sequences.size(); ++i) {

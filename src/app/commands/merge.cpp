@@ -194,7 +194,7 @@ void compare_rows(std::span<const float> a, std::span<const float> b, Certificat
   ++c.positions;
 }
 
-std::vector<std::vector<int32_t>> greedy(io::LoadedModel& model,
+std::vector<std::vector<int32_t>> greedy(load::Model& model,
                                          const std::vector<rollout::Prompt>& prompts,
                                          int64_t max_new_tokens) {
   rollout::SamplingOptions options;
@@ -208,7 +208,7 @@ std::vector<std::vector<int32_t>> greedy(io::LoadedModel& model,
   return answers;
 }
 
-Certificate certify(io::LoadedModel& before, io::LoadedModel& after,
+Certificate certify(load::Model& before, load::Model& after,
                     const std::vector<rollout::Prompt>& prompts, int64_t max_new_tokens) {
   Certificate c;
   Context a = before.context(), b = after.context();
@@ -248,7 +248,8 @@ int run(const Flags& f) {
   if (f.max_new_tokens < 1)
     user_error("flags", "--max_new_tokens {}: use 1 or more", f.max_new_tokens);
   parse_dtype("--output_dtype", f.output_dtype);
-  const auto before = f.model.load();
+  Machine machine(f.model.machine());
+  const auto before = f.model.load(machine);
   const std::vector<rollout::Prompt> prompts = sample_prompts(f, before->config());
   write_merged(f, f.model.threads);
   say(fmt::format("wrote the merged model to {}", f.output));
@@ -256,7 +257,7 @@ int run(const Flags& f) {
   // The same arithmetic on both sides, so that only the merging differs.
   ModelFlags same = f.model;
   same.dtype = std::string(dtype_name(before->dtype()));
-  const auto after = same.load(f.output, "");
+  const auto after = same.load(machine, f.output, "");
   const Certificate c = certify(*before, *after, prompts, f.max_new_tokens);
   Output out;
   out.write(fmt::format(

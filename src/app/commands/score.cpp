@@ -25,7 +25,7 @@ struct Flags {
 
 class Scorer {
  public:
-  Scorer(Context& ctx, io::LoadedModel& model, int64_t budget, Output& out)
+  Scorer(Context& ctx, load::Model& model, int64_t budget, Output& out)
       : ctx_(ctx), model_(model), budget_(budget), out_(out) {}
 
   void add(data::Sample sample) {
@@ -69,7 +69,7 @@ class Scorer {
 
  private:
   Context& ctx_;
-  io::LoadedModel& model_;
+  load::Model& model_;
   int64_t budget_;
   Output& out_;
   std::vector<data::Sample> pending_;
@@ -93,7 +93,8 @@ int run(const Flags& f) {
   const auto dataset =
       data::Dataset::open(data::TextModel::load(f.model.pretrained, text), options);
   Output output(f.output);
-  const auto model = f.model.load();
+  Machine machine(f.model.machine());
+  const auto model = f.model.load(machine);
   Context ctx = model->context();
   Scorer scorer(ctx, *model, f.micro_batch_tokens, output);
   const auto begin = std::chrono::steady_clock::now();

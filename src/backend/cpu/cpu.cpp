@@ -5,6 +5,7 @@
 #include <cstdlib>
 #include <string>
 
+#include "backend/backend.h"
 #include "backend/cpu/features.h"
 
 namespace hone::cpu {
@@ -91,3 +92,21 @@ KernelTable kernel_table(Isa isa) {
 }
 
 }  // namespace hone::cpu
+
+namespace hone {
+
+const Backend& cpu_backend() {
+  static constexpr Backend backend{
+      .name = "cpu",
+      .path =
+          [](DType compute) {
+            const cpu::Isa isa = compute == DType::f64 ? cpu::Isa::reference : cpu::choose_isa();
+            return KernelPath{.name = cpu::isa_name(isa),
+                              .kernels = cpu::kernel_table(isa),
+                              .reads_bf16t = cpu::takes_bf16t(isa)};
+          },
+      .props = cpu::device_props};
+  return backend;
+}
+
+}  // namespace hone

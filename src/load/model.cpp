@@ -1,0 +1,180 @@
+#include "load/model.h"
+
+#include <algorithm>
+
+#include "backend/bf16t.h"
+#include "exec/memory.h"
+#include "io/weight_names.h"
+
+namespace hone::load {
+namespace {
+
+// Of values that the run makes for itself.
+Format owned_format(DType t) {
+  switch (t) {
+    case DType::bf16:
+      return Format::bf16;
+    case DType::f64:
+      return Format::f64;
+    default:
+      return Format::f32;
+  }
+}
+
+// Values of a meta machine.
+class Nowhere final : public Residency {
+ public:
+  ParamValue acquire(ParamId) override { return {}; }
+  void release(ParamId) override {}
+  void prefetch(int) override {}
+};
+
+}  // namespace
+
+Model::Model(Machine& machine, const ModelOptions& options) : machine_(machine), options_(options) {
+  const std::filesystem::path& folder = options.folder;
+  models::ModelConfig config = models::load_model_config(folder);
+  for (const std::string& field : config.unknown_fields) {
+    if (options_.warn)
+      options_.warn(fmt::format("config.json: field \"{}\" is not known and has no effect", field));
+  }
+  dtype_ = options.dtype.value_or(config.dtype == DType::f16 ? DType::bf16 : config.dtype);
+  device_ = &machine.device(dtype_);
+  const bool has_weights = std::filesystem::exists(folder / "model.safetensors") ||
+                           std::filesystem::exists(folder / "model.safetensors.index.json");
+  if (!machine.meta() || has_weights)
+    reader_ = io::open_model_weights(folder, config, options_.warn);
+  decoder_ = std::make_unique<models::Decoder>(config, params_, owned_format(dtype_));
+  if (reader_) {
+    sources_ = find_sources(*reader_, params_, architecture());
+    mapped_ = std::make_unique<MappedFiles>(*reader_, machine.pool());
+  }
+  if (machine.meta()) nowhere_ = std::make_unique<Nowhere>();
+}
+
+uint64_t Model::mapped_bytes() const {
+  uint64_t n = 0;
+  for (ParamId id = 0; id < params_.count(); ++id) {
+    if (!params_.owned(id)) n += static_cast<uint64_t>(params_.bytes(id));
+  }
+  return n;
+}
+
+uint64_t Model::file_bytes() const {
+  if (reader_) return reader_->total_bytes();
+  uint64_t n = 0;
+  for (ParamId id = 0; id < params_.count(); ++id) {
+    if (!params_.spec(id).adapter) n += static_cast<uint64_t>(params_.spec(id).numel());
+  }
+  return n * dtype_size(decoder_->config().dtype);
+}
+
+Format Model::file_format(ParamId id) const {
+  return reader_ ? sources_[static_cast<size_t>(id)].format
+                 : format_of(io::to_file_type(decoder_->config().dtype));
+}
+
+void Model::load_parameter(ParamId id, bool copy) {
+  const ParamSpec& spec = params_.spec(id);
+  const Format format = file_format(id);
+  if (spec.trainable || !usable_as_is(dtype_, format, spec.shape.size() == 2)) {
+    convert_parameter(id);
+    const Tensor value = params_.value(id);
+    if (copy && !spec.trainable) pack_parameter(id, value.view().data);
+  } else if (machine_.meta()) {
+    params_.place(id, format, *nowhere_);
+  } else if (copy && format != Format::f16 && format_layout(format).plain) {
+    copy_parameter(id);
+  } else {
+    mapped_->add(id, spec.unit, sources_[static_cast<size_t>(id)]);
+    params_.place(id, format, *mapped_);
+  }
+}
+
+void Model::convert_parameter(ParamId id) {
+  const ParamSpec& spec = params_.spec(id);
+  const Tensor value =
+      params_.owned(id) ? params_.value(id) : params_.own(id, machine_.arena(), spec.format);
+  if (machine_.meta()) return;
+  const Source& source = sources_[static_cast<size_t>(id)];
+  check_finite(*reader_, {&source, 1}, machine_.pool());
+  // In pieces, so that the fp32 copy in between stays small.
+  std::vector<float> piece(1 << 16);
+  const int64_t n = spec.numel();
+  for (int64_t first = 0; first < n; first += static_cast<int64_t>(piece.size())) {
+    const auto count =
+        static_cast<size_t>(std::min<int64_t>(n - first, static_cast<int64_t>(piece.size())));
+    read_numbers(source, spec, first, {piece.data(), count});
+    write(*device_, value, first, {piece.data(), count});
+  }
+  drop_pages(id);
+}
+
+void Model::copy_parameter(ParamId id) {
+  const Source& source = sources_[static_cast<size_t>(id)];
+  check_finite(*reader_, {&source, 1}, machine_.pool());
+  const std::byte* from = source.values->data;
+  if (!pack_parameter(id, from)) {
+    const Tensor value = params_.own(id, machine_.arena(), source.format);
+    std::byte* to = writable(*device_, value.view()).data();
+    constexpr int64_t kPiece = 4 << 20;
+    const auto bytes = static_cast<int64_t>(source.values->bytes);
+    machine_.pool().run((bytes + kPiece - 1) / kPiece, [&](int64_t task, int) {
+      const int64_t first = task * kPiece;
+      std::copy_n(from + first, std::min(kPiece, bytes - first), to + first);
+    });
+  }
+  drop_pages(id);
+}
+
+bool Model::pack_parameter(ParamId id, const void* data) {
+  const ParamSpec& spec = params_.spec(id);
+  const Format format = params_.owned(id) ? params_.format(id) : file_format(id);
+  if (!machine_.path(dtype_).reads_bf16t || format != Format::bf16 || spec.shape.size() != 2 ||
+      !Bf16tPacker::fits(spec.shape[0], spec.shape[1]))
+    return false;
+  const Bf16tPacker packer(data, spec.shape[0], spec.shape[1], machine_.pool());
+  if (!packer.worth()) return false;
+  const Tensor to = params_.own_as(id, machine_.arena(), Format::bf16t, packer.bytes());
+  packer.pack(writable(*device_, to.view()).data());
+  return true;
+}
+
+void Model::drop_pages(ParamId id) {
+  // The file's copy is not needed again: its pages would count as ours.
+  const Source& source = sources_[static_cast<size_t>(id)];
+  for (const io::TensorEntry* t : {source.values, source.scales}) {
+    if (t == nullptr) continue;
+    reader_->file_of(t->name).map().advise(io::MappedFile::Advice::dont_need, t->offset, t->bytes);
+  }
+}
+
+void Model::load(uint64_t init_seed, bool copy_weights) {
+  params_.own_trainable(machine_.arena());
+  // one by one, so that the file's pages are ours for one tensor at a time
+  for (ParamId id = 0; id < params_.count(); ++id) {
+    const ParamSpec& spec = params_.spec(id);
+    if (!spec.adapter) {
+      load_parameter(id, copy_weights && !machine_.meta());
+    } else if (!params_.owned(id)) {
+      params_.own(id, machine_.arena(), spec.format);
+    }
+  }
+  if (machine_.meta()) return;
+  fill_adapter(init_seed);
+  params_.values_changed();
+}
+
+void Model::check_weights() {
+  if (mapped_) mapped_->check_all();
+}
+
+Context Model::context() {
+  Context ctx;
+  ctx.device = device_;
+  ctx.params = &params_;
+  ctx.dtype = dtype_;
+  return ctx;
+}
+
+}  // namespace hone::load
