@@ -64,14 +64,22 @@ uint64_t Model::file_bytes() const {
   if (reader_) return reader_->total_bytes();
   uint64_t n = 0;
   for (ParamId id = 0; id < params_.count(); ++id) {
-    if (!params_.spec(id).adapter) n += static_cast<uint64_t>(params_.spec(id).numel());
+    if (!params_.spec(id).adapter)
+      n += static_cast<uint64_t>(value_bytes(params_.spec(id).shape, file_format(id)));
   }
-  return n * dtype_size(decoder_->config().dtype);
+  return n;
 }
 
 Format Model::file_format(ParamId id) const {
-  return reader_ ? sources_[static_cast<size_t>(id)].format
-                 : format_of(io::to_file_type(decoder_->config().dtype));
+  if (reader_) return sources_[static_cast<size_t>(id)].format;
+  const models::ModelConfig& config = decoder_->config();
+  const ParamSpec& spec = params_.spec(id);
+  constexpr std::string_view kWeight = ".weight";
+  if (config.quantization && spec.placement != Placement::vocab && spec.shape.size() == 2 &&
+      models::is_quantized(*config.quantization,
+                           spec.name.substr(0, spec.name.size() - kWeight.size())))
+    return config.quantization->format;
+  return format_of(io::to_file_type(config.dtype));
 }
 
 void Model::load_parameter(ParamId id, bool copy) {

@@ -66,14 +66,26 @@ bool is_on(const nlohmann::json& value) {
 
 // Fields that no supported family has and that, where they are on, mean another computation.
 void refuse_other_computations(JsonFields& fields) {
-  for (const char* name :
-       {"quantization_config",  "attn_logit_softcapping", "final_logit_softcapping",
-        "logit_softcapping",    "query_pre_attn_scalar",  "num_experts",
-        "num_local_experts",    "n_routed_experts",       "qk_layernorm",
-        "use_qk_norm",          "no_rope_layers",         "clip_qkv",
-        "is_encoder_decoder",   "add_cross_attention",    "per_layer_config",
-        "rope_local_base_freq", "attention_dropout",      "alibi",
-        "mlp_only_layers",      "kv_lora_rank",           "attention_sink"}) {
+  for (const char* name : {"attn_logit_softcapping",
+                           "final_logit_softcapping",
+                           "logit_softcapping",
+                           "query_pre_attn_scalar",
+                           "num_experts",
+                           "num_local_experts",
+                           "n_routed_experts",
+                           "qk_layernorm",
+                           "use_qk_norm",
+                           "no_rope_layers",
+                           "clip_qkv",
+                           "is_encoder_decoder",
+                           "add_cross_attention",
+                           "per_layer_config",
+                           "rope_local_base_freq",
+                           "attention_dropout",
+                           "alibi",
+                           "mlp_only_layers",
+                           "kv_lora_rank",
+                           "attention_sink"}) {
     const nlohmann::json* value = fields.get(name);
     if (value && is_on(*value)) {
       fields.fail(
@@ -350,6 +362,7 @@ ModelConfig parse_model_config(const std::string& json_text, const std::string& 
   config.qk_norm = family.model_type == "qwen3";
 
   config.dtype = read_dtype(fields);
+  config.quantization = read_quantization(fields, source);
   config.eos_token_ids = read_eos(fields).value_or(std::vector<int32_t>{});
   if (const auto bos = fields.integer("bos_token_id", -1, kMaxTokenId); bos && *bos >= 0) {
     config.bos_token_id = static_cast<int32_t>(*bos);

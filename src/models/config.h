@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "core/dtype.h"
+#include "models/quantization.h"
 
 namespace hone::models {
 
@@ -44,7 +45,8 @@ struct ModelConfig {
   bool mlp_bias = false;            // gate_proj, up_proj, down_proj
   bool qk_norm = false;             // RMSNorm over head_dim on q and k, before RoPE (Qwen3)
   double initializer_range = 0.02;
-  DType dtype = DType::f32;            // of the file, as config.json says; missing means fp32
+  DType dtype = DType::f32;  // of the file's plain weights, as config.json says; missing means fp32
+  std::optional<Quantization> quantization;
   std::vector<int32_t> eos_token_ids;  // generation_config.json, else config.json; may be empty
   std::optional<int32_t> bos_token_id;
   std::vector<std::string>
