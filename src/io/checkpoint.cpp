@@ -9,7 +9,7 @@
 #include <set>
 
 #include "core/error.h"
-#include "models/json_fields.h"
+#include "core/json_fields.h"
 
 namespace hone::io {
 namespace {
@@ -86,8 +86,8 @@ Manifest read_manifest(const fs::path& folder) {
     user_error(kTag, "{} has no {}; it is not a complete checkpoint", folder.string(), kManifest);
   }
   const std::string text = read_text_file(path, kMaxManifest);
-  const nlohmann::json json = models::parse_json_object(text, kTag, path.string());
-  models::JsonFields fields(json, kTag, path.string());
+  const nlohmann::json json = parse_json_object(text, kTag, path.string());
+  JsonFields fields(json, kTag, path.string());
   if (fields.text("check").value_or("") != fmt::format("{:016x}", manifest_check(json))) {
     fields.fail("check", "it does not fit the content; the file is damaged");
   }

@@ -2,14 +2,12 @@
 #include <charconv>
 
 #include "core/error.h"
+#include "core/json_fields.h"
 #include "io/checkpoint.h"
-#include "models/json_fields.h"
 
 namespace hone::io {
 namespace {
 
-using models::JsonFields;
-using models::shown;
 constexpr std::string_view kTag = "checkpoint";
 constexpr size_t kMaxDims = 16;
 constexpr size_t kMaxPieces = 1024;
@@ -121,7 +119,7 @@ ManifestTensor parse_tensor(const nlohmann::json& json, const std::string& sourc
 }  // namespace
 
 Manifest parse_manifest(const std::string& json_text, const std::string& source) {
-  const nlohmann::json json = models::parse_json_object(json_text, kTag, source);
+  const nlohmann::json json = parse_json_object(json_text, kTag, source);
   JsonFields fields(json, kTag, source);
   if (fields.text("format").value_or("") != "hone-checkpoint") {
     fields.fail("format", "it must be \"hone-checkpoint\"");

@@ -6,19 +6,17 @@
 #include <nlohmann/json.hpp>
 
 #include "core/error.h"
+#include "core/json_fields.h"
 #include "io/checkpoint.h"
 #include "io/files.h"
 #include "io/peft_targets.h"
 #include "io/safetensors.h"
 #include "io/weight_names.h"
-#include "models/json_fields.h"
 
 namespace hone::io {
 namespace {
 
 namespace fs = std::filesystem;
-using models::JsonFields;
-using models::shown;
 constexpr std::string_view kTag = "adapter";
 constexpr int64_t kMaxRank = 1 << 16;
 constexpr std::string_view kPrefix = "base_model.model.";
@@ -101,7 +99,7 @@ nlohmann::ordered_json number_json(double value) {
 }  // namespace
 
 AdapterConfig parse_adapter_config(const std::string& json_text, const std::string& source) {
-  const nlohmann::json json = models::parse_json_object(json_text, kTag, source);
+  const nlohmann::json json = parse_json_object(json_text, kTag, source);
   const auto ordered = nlohmann::ordered_json::parse(json_text);
   JsonFields fields(json, kTag, source);
   refuse_unsupported(fields);

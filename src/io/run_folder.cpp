@@ -11,8 +11,8 @@
 #include <nlohmann/json.hpp>
 
 #include "core/error.h"
+#include "core/json_fields.h"
 #include "io/files.h"
-#include "models/json_fields.h"
 
 namespace hone::io {
 namespace {
@@ -168,7 +168,7 @@ void RunFolder::save_config(const nlohmann::json& effective) const {
 std::optional<nlohmann::json> RunFolder::load_config() const {
   std::error_code code;
   if (!fs::exists(config(), code)) return std::nullopt;
-  return models::parse_json_object(read_text_file(config(), 16u << 20), kTag, config().string());
+  return parse_json_object(read_text_file(config(), 16u << 20), kTag, config().string());
 }
 
 MetricsLog::MetricsLog(const fs::path& path) : path_(path) {

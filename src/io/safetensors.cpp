@@ -7,8 +7,8 @@
 #include <set>
 
 #include "core/error.h"
+#include "core/json_fields.h"
 #include "core/thread_pool.h"
-#include "models/json_fields.h"
 
 namespace hone::io {
 namespace {
@@ -20,7 +20,7 @@ constexpr std::string_view kTag = "weights";
 std::string some_of(const std::vector<std::string>& names) {
   std::string text;
   for (size_t i = 0; i < std::min<size_t>(names.size(), 4); ++i) {
-    text += (i ? ", " : "") + models::shown(nlohmann::json(names[i]));
+    text += (i ? ", " : "") + shown(nlohmann::json(names[i]));
   }
   if (names.size() > 4) text += fmt::format(" and {} more", names.size() - 4);
   return text;
@@ -158,8 +158,8 @@ const TensorEntry& SafetensorsFile::at(std::string_view name) const {
 
 std::map<std::string, std::string> parse_safetensors_index(const std::string& json_text,
                                                            const std::string& source) {
-  const nlohmann::json json = models::parse_json_object(json_text, kTag, source);
-  models::JsonFields fields(json, kTag, source);
+  const nlohmann::json json = parse_json_object(json_text, kTag, source);
+  JsonFields fields(json, kTag, source);
   const nlohmann::json* entries = fields.object("weight_map");
   if (!entries || entries->empty()) {
     fields.fail("weight_map", "it must be an object that gives the file of every tensor");
@@ -170,7 +170,7 @@ std::map<std::string, std::string> parse_safetensors_index(const std::string& js
       user_error(kTag,
                  "{}: the file of tensor {} is {}; it must be the plain name of a file in the same "
                  "folder",
-                 source, models::shown(tensor), models::shown(file));
+                 source, shown(tensor), shown(file));
     }
     result.emplace(tensor, file.get<std::string>());
   }
@@ -268,9 +268,9 @@ const TensorEntry& CheckpointReader::at(std::string_view name) const {
       nearest = other;
     }
   }
-  const std::string hint =
-      nearest.empty() ? fmt::format("there are {} tensors", by_name_.size())
-                      : fmt::format("the nearest is {}", models::shown(std::string(nearest)));
+  const std::string hint = nearest.empty()
+                               ? fmt::format("there are {} tensors", by_name_.size())
+                               : fmt::format("the nearest is {}", shown(std::string(nearest)));
   user_error(kTag,
              "{} has no tensor {}, which config.json calls for ({}); the weights and config.json "
              "do not belong together, or the weights are incomplete",

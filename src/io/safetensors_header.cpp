@@ -7,8 +7,8 @@
 #include <nlohmann/json.hpp>
 
 #include "core/error.h"
+#include "core/json_fields.h"
 #include "io/safetensors.h"
-#include "models/json_fields.h"
 
 namespace hone::io {
 namespace {
@@ -42,7 +42,7 @@ constexpr std::array<TypeInfo, 15> kTypes = {{
     {FileType::f8_e5m2, "F8_E5M2", 1},
 }};
 
-std::string in_quotes(const std::string& name) { return models::shown(nlohmann::json(name)); }
+std::string in_quotes(const std::string& name) { return shown(nlohmann::json(name)); }
 
 struct RawTensor {
   TensorEntry entry;

@@ -5,7 +5,7 @@
 #include <fstream>
 
 #include "core/error.h"
-#include "models/json_fields.h"
+#include "core/json_fields.h"
 
 namespace hone::models {
 namespace {

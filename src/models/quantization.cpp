@@ -4,7 +4,7 @@
 
 #include <fmt/format.h>
 
-#include "models/json_fields.h"
+#include "core/json_fields.h"
 
 namespace hone::models {
 

@@ -7,9 +7,11 @@
 
 #include "tensor/view.h"
 
-namespace hone::models {
-
+namespace hone {
 class JsonFields;
+}
+
+namespace hone::models {
 
 struct Quantization {
   Format format = Format::fp8_block;

@@ -9,11 +9,11 @@
 #include "app/units.h"
 #include "app/version.h"
 #include "core/error.h"
+#include "core/json_fields.h"
 #include "io/checkpoint.h"
 #include "io/files.h"
 #include "io/peft_targets.h"
 #include "models/decoder.h"
-#include "models/json_fields.h"
 #include "train/sft_options.h"
 
 namespace hone::app {
@@ -221,8 +221,8 @@ void check_original(const Command& c, const SftFlags& f, SftRequest& r) {
 void read_lora_config(const Command& c, const SftFlags& f, train::SftOptions& o) {
   const std::string tag = "lora_config";
   const nlohmann::json json =
-      models::parse_json_object(io::read_text_file(f.lora_config, 1 << 20), tag, f.lora_config);
-  models::JsonFields fields(json, tag, f.lora_config);
+      parse_json_object(io::read_text_file(f.lora_config, 1 << 20), tag, f.lora_config);
+  JsonFields fields(json, tag, f.lora_config);
   const auto same = [&](const char* flag, bool equal, const std::string& value) {
     if (c.given(flag) && !equal)
       user_error("flags", "{} differs from {}, which says {}; leave one of them out", flag,

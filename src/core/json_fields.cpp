@@ -1,10 +1,10 @@
-#include "models/json_fields.h"
+#include "core/json_fields.h"
 
 #include <cmath>
 
 #include "core/error.h"
 
-namespace hone::models {
+namespace hone {
 namespace {
 
 constexpr int kMaxDepth = 64;
@@ -203,4 +203,4 @@ std::vector<std::string> JsonFields::unknown() const {
   return result;
 }
 
-}  // namespace hone::models
+}  // namespace hone

@@ -11,7 +11,7 @@
 #include <string_view>
 #include <vector>
 
-namespace hone::models {
+namespace hone {
 
 // Parses a text that must be one JSON object, nested at most 64 deep, with no key twice in one
 // object and valid UTF-8. tag and source are named in the UserError. A byte order mark is accepted.
@@ -56,4 +56,4 @@ class JsonFields {
   std::set<std::string, std::less<>> seen_;
 };
 
-}  // namespace hone::models
+}  // namespace hone
