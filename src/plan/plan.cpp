@@ -199,8 +199,6 @@ Plan run_plan(const train::SftOptions& o, int64_t tokens, bool recompute) {
   return p;
 }
 
-constexpr int64_t kDefaultTokens = 2048;
-
 // A plan needs no data.
 void check(train::SftOptions o) {
   if (o.dataset.empty()) o.dataset.push_back("none");
@@ -223,7 +221,8 @@ size_t Plan::peak() const {
 
 Plan plan_sft(const train::SftOptions& o) {
   check(o);
-  int64_t tokens = o.micro_batch_tokens > 0 ? o.micro_batch_tokens : kDefaultTokens;
+  int64_t tokens =
+      o.micro_batch_tokens > 0 ? o.micro_batch_tokens : train::kDefaultMicroBatchTokens;
   if (o.memory > 0) tokens = std::max(tokens, longest_sample(o));
   return run_plan(o, tokens, o.grad_checkpoint);
 }

@@ -42,6 +42,77 @@ const char* existing_name(io::ExistingRun e) {
   return "";
 }
 
+// Whether a run that goes on may have another value.
+enum class OnResume { kSame, kFree };
+
+// One line an option: calls v(flag, OnResume, value as in run.json).
+template <class V>
+void for_each_option(const SftOptions& o, const V& v) {
+  using enum OnResume;
+  std::vector<std::string> no_decay;
+  if (o.no_decay_norm) no_decay.push_back("norm");
+  if (o.no_decay_bias) no_decay.push_back("bias");
+  v("command", kSame, "sft");
+  v("pretrained", kFree, o.pretrained);
+  v("adapter", kFree, o.adapter);
+  v("dtype", kSame, o.dtype ? std::string(dtype_name(*o.dtype)) : "auto");
+  v("dataset", kFree, o.dataset);
+  v("eval_dataset", kFree, o.eval_dataset);
+  v("dataset_format", kSame, std::string(data::dataset_format_name(o.dataset_format)));
+  v("dataset_info", kFree, o.dataset_info);
+  v("conversation_template", kFree, o.text.conversation_template);
+  v("template_kwargs", kSame, o.text.template_kwargs);
+  v("eos_token", kSame, o.text.eos_token);
+  v("append_eos", kSame, o.append_eos);
+  v("system_prompt", kSame, o.system_prompt);
+  v("train_on", kSame,
+    o.train_on == TrainOn::kAssistant ? "assistant"
+    : o.train_on == TrainOn::kLast    ? "last"
+                                      : "all");
+  v("max_length", kSame, o.max_length);
+  v("shuffle", kSame, o.shuffle);
+  v("lora_rank", kSame, o.lora_rank);
+  v("lora_alpha", kSame, o.lora_alpha);
+  v("lora_dropout", kSame, o.lora_dropout);
+  v("use_rslora", kSame, o.use_rslora);
+  v("lora_target", kSame, o.lora_target);
+  v("lora_layers", kSame, o.lora_layers);
+  v("freeze", kSame, o.freeze);
+  v("num_epochs", kSame, o.num_epochs);
+  v("max_steps", kSame, o.max_steps);
+  v("batch_size", kSame, o.batch_size);
+  v("accumulation_steps", kSame, o.accumulation_steps);
+  v("lr", kSame, o.lr);
+  v("lr_scheduler", kSame,
+    o.lr_scheduler == optim::Schedule::cosine   ? "cosine"
+    : o.lr_scheduler == optim::Schedule::linear ? "linear"
+                                                : "constant");
+  v("warmup_steps", kSame, o.warmup_steps);
+  v("weight_decay", kSame, o.weight_decay);
+  v("adam_beta1", kSame, o.adam_beta1);
+  v("adam_beta2", kSame, o.adam_beta2);
+  v("adam_eps", kSame, o.adam_eps);
+  v("no_decay", kSame, no_decay);
+  v("grad_clip", kSame, o.grad_clip);
+  v("seed", kSame, o.seed);
+  v("on_nonfinite", kFree, o.on_nonfinite == OnNonFinite::stop ? "stop" : "skip");
+  v("grad_checkpoint", kFree, o.grad_checkpoint);
+  v("micro_batch_tokens", kFree, o.micro_batch_tokens);
+  v("memory", kFree, o.memory);
+  v("threads", kFree, o.threads);
+  v("save_dir", kFree, o.save_dir);
+  v("existing", kFree, existing_name(o.existing));
+  v("save_steps", kFree, o.save_steps);
+  v("save_total_limit", kFree, o.save_total_limit);
+  v("on_save_error", kFree, o.on_save_error == OnSaveError::stop ? "stop" : "continue");
+  v("tensorboard_dir", kFree, o.tensorboard_dir);
+  v("eval_steps", kFree, o.eval_steps);
+  v("keep_best", kSame, o.keep_best);
+  v("early_stopping", kSame, o.early_stopping);
+  v("eval_samples", kFree, o.eval_samples);
+  v("eval_max_new_tokens", kFree, o.eval_max_new_tokens);
+}
+
 }  // namespace
 
 void check_options(const SftOptions& o) {
@@ -121,66 +192,15 @@ io::AdapterConfig adapter_config(const SftOptions& o) {
 
 nlohmann::json options_json(const SftOptions& o) {
   nlohmann::json j;
-  j["command"] = "sft";
-  j["pretrained"] = o.pretrained;
-  j["adapter"] = o.adapter;
-  j["dtype"] = o.dtype ? std::string(dtype_name(*o.dtype)) : "auto";
-  j["dataset"] = o.dataset;
-  j["eval_dataset"] = o.eval_dataset;
-  j["dataset_format"] = std::string(data::dataset_format_name(o.dataset_format));
-  j["dataset_info"] = o.dataset_info;
-  j["conversation_template"] = o.text.conversation_template;
-  j["template_kwargs"] = o.text.template_kwargs;
-  j["eos_token"] = o.text.eos_token;
-  j["append_eos"] = o.append_eos;
-  j["system_prompt"] = o.system_prompt;
-  j["train_on"] = o.train_on == TrainOn::kAssistant ? "assistant"
-                  : o.train_on == TrainOn::kLast    ? "last"
-                                                    : "all";
-  j["max_length"] = o.max_length;
-  j["shuffle"] = o.shuffle;
-  j["lora_rank"] = o.lora_rank;
-  j["lora_alpha"] = o.lora_alpha;
-  j["lora_dropout"] = o.lora_dropout;
-  j["use_rslora"] = o.use_rslora;
-  j["lora_target"] = o.lora_target;
-  j["lora_layers"] = o.lora_layers;
-  j["freeze"] = o.freeze;
-  j["num_epochs"] = o.num_epochs;
-  j["max_steps"] = o.max_steps;
-  j["batch_size"] = o.batch_size;
-  j["accumulation_steps"] = o.accumulation_steps;
-  j["lr"] = o.lr;
-  j["lr_scheduler"] = o.lr_scheduler == optim::Schedule::cosine   ? "cosine"
-                      : o.lr_scheduler == optim::Schedule::linear ? "linear"
-                                                                  : "constant";
-  j["warmup_steps"] = o.warmup_steps;
-  j["weight_decay"] = o.weight_decay;
-  j["adam_beta1"] = o.adam_beta1;
-  j["adam_beta2"] = o.adam_beta2;
-  j["adam_eps"] = o.adam_eps;
-  std::vector<std::string> no_decay;
-  if (o.no_decay_norm) no_decay.push_back("norm");
-  if (o.no_decay_bias) no_decay.push_back("bias");
-  j["no_decay"] = no_decay;
-  j["grad_clip"] = o.grad_clip;
-  j["seed"] = o.seed;
-  j["on_nonfinite"] = o.on_nonfinite == OnNonFinite::stop ? "stop" : "skip";
-  j["grad_checkpoint"] = o.grad_checkpoint;
-  j["micro_batch_tokens"] = o.micro_batch_tokens;
-  j["memory"] = o.memory;
-  j["threads"] = o.threads;
-  j["save_dir"] = o.save_dir;
-  j["existing"] = existing_name(o.existing);
-  j["save_steps"] = o.save_steps;
-  j["save_total_limit"] = o.save_total_limit;
-  j["on_save_error"] = o.on_save_error == OnSaveError::stop ? "stop" : "continue";
-  j["tensorboard_dir"] = o.tensorboard_dir;
-  j["eval_steps"] = o.eval_steps;
-  j["keep_best"] = o.keep_best;
-  j["early_stopping"] = o.early_stopping;
-  j["eval_samples"] = o.eval_samples;
-  j["eval_max_new_tokens"] = o.eval_max_new_tokens;
+  for_each_option(o, [&](const char* flag, OnResume, const auto& value) { j[flag] = value; });
+  return j;
+}
+
+nlohmann::json options_identity(const SftOptions& o) {
+  nlohmann::json j;
+  for_each_option(o, [&](const char* flag, OnResume on_resume, const auto& value) {
+    if (on_resume == OnResume::kSame) j[flag] = value;
+  });
   return j;
 }
 

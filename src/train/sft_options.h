@@ -9,6 +9,9 @@
 
 namespace hone::train {
 
+// Of --micro_batch_tokens 0, where no --memory asks for less.
+constexpr int64_t kDefaultMicroBatchTokens = 2048;
+
 // Throws UserError for values that make no sense or contradict each other.
 void check_options(const SftOptions& o);
 
@@ -17,6 +20,8 @@ io::AdapterConfig adapter_config(const SftOptions& o);
 
 // The effective configuration, as saved in run.json: flag name -> value.
 nlohmann::json options_json(const SftOptions& o);
+// Those of them that a run which goes on must have as it had them before.
+nlohmann::json options_identity(const SftOptions& o);
 
 // A sentence if the warm-up takes the whole run, so that the schedule never comes to act; else "".
 std::string warmup_warning(int64_t warmup, int64_t steps, double lr);

@@ -62,19 +62,19 @@ int run(SftRequest request) {
   ProgressLine progress;
   for (const std::string& note : request.notes) progress.say(note);
   request.options = planned(request.options, progress);
-  train::SftEvents events;
+  train::RunEvents events;
   events.stop = &watch_interrupts();
   events.say = [&](const std::string& line) { progress.say(line); };
-  events.progress = [&](const train::SftEvents::Progress& p) {
+  events.progress = [&](const train::RunEvents::Progress& p) {
     progress.update(
         p.step, p.steps,
         fmt::format("loss {:.4f}  lr {:.3g}  {:.0f} tok/s  {}  ETA {}", p.loss, p.learning_rate,
                     p.tokens_per_second, bytes_text(static_cast<double>(p.peak_memory)),
                     duration_text(p.seconds_left)));
   };
-  const train::SftEnd end = train::run_sft(request.options, events);
-  if (end == train::SftEnd::finished) progress.say(next_step(request.options));
-  return end == train::SftEnd::interrupted ? interrupt_exit_code() : 0;
+  const train::RunEnd end = train::run_sft(request.options, events);
+  if (end == train::RunEnd::finished) progress.say(next_step(request.options));
+  return end == train::RunEnd::interrupted ? interrupt_exit_code() : 0;
 }
 
 }  // namespace
