@@ -80,7 +80,7 @@ TEST(Config, LlamaDefaults) {
   EXPECT_EQ(c.head_dim, 8);
   EXPECT_EQ(c.max_position_embeddings, 2048);
   EXPECT_EQ(c.rms_norm_eps, 1e-6);
-  EXPECT_EQ(c.rope_theta, 10000);
+  EXPECT_EQ(c.ropes.at(0).theta, 10000);
   EXPECT_FALSE(c.tie_word_embeddings);
   EXPECT_FALSE(c.qkv_bias || c.attention_out_bias || c.mlp_bias || c.qk_norm);
   EXPECT_EQ(c.dtype, DType::f32);
@@ -127,26 +127,26 @@ TEST(Config, BothSpellings) {
   recent["rope_parameters"]["rope_theta"] = 500000.0;
   for (const json& config : {old, recent}) {
     const ModelConfig c = parse(config);
-    EXPECT_EQ(c.rope_theta, 500000);
+    EXPECT_EQ(c.ropes.at(0).theta, 500000);
     EXPECT_EQ(c.dtype, DType::bf16);
-    EXPECT_EQ(c.rope_scaling.type, RopeScaling::Type::llama3);
-    EXPECT_EQ(c.rope_scaling.factor, 32);
-    EXPECT_EQ(c.rope_scaling.original_max_position_embeddings, 8192);
+    EXPECT_EQ(c.ropes.at(0).scaling.type, RopeScaling::Type::llama3);
+    EXPECT_EQ(c.ropes.at(0).scaling.factor, 32);
+    EXPECT_EQ(c.ropes.at(0).scaling.original_max_position_embeddings, 8192);
     EXPECT_TRUE(c.unknown_fields.empty());
   }
   const ModelConfig linear =
       parse(with(llama(), "rope_scaling", {{"type", "linear"}, {"factor", 2.5}}));
-  EXPECT_EQ(linear.rope_scaling.type, RopeScaling::Type::linear);
-  EXPECT_EQ(linear.rope_scaling.factor, 2.5f);
+  EXPECT_EQ(linear.ropes.at(0).scaling.type, RopeScaling::Type::linear);
+  EXPECT_EQ(linear.ropes.at(0).scaling.factor, 2.5f);
   const ModelConfig plain = parse(
       with(qwen2(), "rope_parameters", {{"rope_type", "default"}, {"rope_theta", 1000000.0}}));
-  EXPECT_EQ(plain.rope_scaling.type, RopeScaling::Type::none);
-  EXPECT_EQ(plain.rope_theta, 1e6);
+  EXPECT_EQ(plain.ropes.at(0).scaling.type, RopeScaling::Type::none);
+  EXPECT_EQ(plain.ropes.at(0).theta, 1e6);
   // One entry a kind of layer.
   const ModelConfig nested =
       parse(with(qwen2(), "rope_parameters",
                  {{"full_attention", {{"rope_type", "default"}, {"rope_theta", 5000.0}}}}));
-  EXPECT_EQ(nested.rope_theta, 5000);
+  EXPECT_EQ(nested.ropes.at(0).theta, 5000);
 }
 
 TEST(Config, EosAndBos) {
@@ -281,7 +281,7 @@ TEST(Config, RoundTrip) {
     EXPECT_TRUE(b.unknown_fields.empty()) << b.unknown_fields.front();
     EXPECT_EQ(model_config_json(b), text);
     EXPECT_EQ(b.head_dim, a.head_dim);
-    EXPECT_EQ(b.rope_scaling.factor, 8.1f);
+    EXPECT_EQ(b.ropes.at(0).scaling.factor, 8.1f);
     EXPECT_EQ(b.eos_token_ids, a.eos_token_ids);
     EXPECT_EQ(b.qkv_bias, a.qkv_bias);
     EXPECT_EQ(b.dtype, DType::bf16);
@@ -342,7 +342,7 @@ TEST(ConfigAssets, RealFiles) {
   const ModelConfig qwen = read("tok-qwen/qwen2.config.json");
   EXPECT_EQ(qwen.head_dim, 128);
   EXPECT_EQ(qwen.num_key_value_heads, 2);
-  EXPECT_EQ(qwen.rope_theta, 1e6);
+  EXPECT_EQ(qwen.ropes.at(0).theta, 1e6);
   EXPECT_TRUE(qwen.tie_word_embeddings);
   EXPECT_EQ(qwen.dtype, DType::bf16);
   EXPECT_TRUE(qwen.unknown_fields.empty()) << qwen.unknown_fields.front();

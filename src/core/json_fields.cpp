@@ -191,6 +191,10 @@ const nlohmann::json* JsonFields::object(std::string_view name) {
   return value;
 }
 
+JsonFields JsonFields::inner(const nlohmann::json& object, const std::string& name) const {
+  return {object, tag_, source_, prefix_ + name + "."};
+}
+
 void JsonFields::ignore(std::initializer_list<std::string_view> names) {
   for (const std::string_view name : names) seen_.emplace(name);
 }

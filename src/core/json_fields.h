@@ -42,6 +42,9 @@ class JsonFields {
   // null: absent. UserError if it is not an object.
   const nlohmann::json* object(std::string_view name);
 
+  // Fields of an object inside, the value of a field or of a part of it, named so in errors.
+  JsonFields inner(const nlohmann::json& object, const std::string& name) const;
+
   void ignore(std::initializer_list<std::string_view> names);
   std::vector<std::string> unknown() const;  // names never asked for nor ignored
 

@@ -1,5 +1,7 @@
 #include "exec/context.h"
 
+#include <algorithm>
+
 namespace hone {
 
 Tensor clone(Context& ctx, const Tensor& t) {
@@ -40,39 +42,64 @@ void add_grad(Context& ctx, Tape& tape, int slot, Tensor grad) {
          "add_grad");
 }
 
-Tensor run_block(Context& ctx, int unit, const Tensor& x,
-                 std::function<Tensor(Context&, const Tensor&)> fn) {
+namespace {
+
+// The gradients of a block's results; none of them defined: the block has no part in the loss.
+std::vector<Tensor> take_all(Tape& tape, const std::vector<int>& slots) {
+  std::vector<Tensor> grads;
+  for (const int slot : slots) grads.push_back(tape.take(slot));
+  return grads;
+}
+
+std::vector<Tensor*> results(BlockOut& out) {
+  std::vector<Tensor*> all = {&out.x};
+  for (Tensor& t : out.aux) all.push_back(&t);
+  return all;
+}
+
+}  // namespace
+
+BlockOut run_block(Context& ctx, int unit, const Tensor& x, BlockFn fn) {
   ctx.params->prefetch(unit + 1);
   if (ctx.tape == nullptr) return fn(ctx, x);
   const auto fetch_before = [params = ctx.params, unit] { params->prefetch(unit - 1); };
   if (ctx.policy == BlockPolicy::keep) {
-    Tensor y = fn(ctx, x);
+    BlockOut out = fn(ctx, x);
     ctx.tape->record([fetch_before](Tape&) { fetch_before(); });
-    return y;
+    return out;
   }
   Context forward = with_tape(ctx, nullptr);
-  Tensor y = fn(forward, x.detached());
-  y.set_slot(ctx.tape->new_slot());
+  BlockOut out = fn(forward, x.detached());
+  std::vector<int> slots;
+  for (Tensor* t : results(out)) {
+    t->set_slot(ctx.tape->new_slot());
+    slots.push_back(t->slot());
+  }
   Context* const outer = &ctx;
-  ctx.tape->record([outer, x, slot = y.slot(), fn = std::move(fn), fetch_before](Tape& tape) {
-    Tensor dy = tape.take(slot);
-    if (!dy.defined()) return;
+  ctx.tape->record([outer, x, slots, fn = std::move(fn), fetch_before](Tape& tape) {
+    std::vector<Tensor> grads = take_all(tape, slots);
+    if (std::none_of(grads.begin(), grads.end(), [](const Tensor& g) { return g.defined(); }))
+      return;
     fetch_before();
     Tape inner(&tape);
     Context again = with_tape(*outer, &inner);
     again.output_unneeded = true;
     Tensor input = x.detached();
     if (x.requires_grad()) input.set_slot(inner.new_slot());
-    const Tensor output = fn(again, input);
-    if (!output.requires_grad()) return;
-    inner.assign(output.slot(), std::move(dy));
+    BlockOut output = fn(again, input);
+    const std::vector<Tensor*> all = results(output);
+    for (size_t i = 0; i < all.size(); ++i) {
+      if (all[i]->requires_grad() && grads[i].defined())
+        inner.assign(all[i]->slot(), std::move(grads[i]));
+    }
+    grads.clear();
     inner.backward();
     if (x.requires_grad()) {
       Tensor dx = inner.take(input.slot());
       if (dx.defined()) add_grad(*outer, tape, x.slot(), std::move(dx));
     }
   });
-  return y;
+  return out;
 }
 
 namespace detail {

@@ -59,12 +59,18 @@ inline Context inference(Context ctx) {
   return ctx;
 }
 
+// What a block returns: its hidden state, and what else takes part in the tape (a router's loss).
+struct BlockOut {
+  Tensor x;
+  std::vector<Tensor> aux;
+};
+using BlockFn = std::function<BlockOut(Context&, const Tensor&)>;
+
 // Runs fn(ctx, x) as one block under ctx.policy. recompute: forward keeps x only and backward runs
-// fn again (the same bits). x may have a slot or not; the result has one if a gradient is due. fn
-// must be pure: same inputs, same result; it is kept until backward. unit: whose parameters fn
+// fn again (the same bits). x may have a slot or not; the results have one if a gradient is due. fn
+// must be pure: same inputs, same results; it is kept until backward. unit: whose parameters fn
 // leases; the next one is fetched meanwhile, in backward the one before.
-Tensor run_block(Context& ctx, int unit, const Tensor& x,
-                 std::function<Tensor(Context&, const Tensor&)> fn);
+BlockOut run_block(Context& ctx, int unit, const Tensor& x, BlockFn fn);
 
 // The gradient of a slot, ready to be written: allocated (accumulate = false), or the existing one
 // made exclusive (accumulate = true).

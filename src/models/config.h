@@ -1,4 +1,4 @@
-// What a dense decoder is made of, as read from a Hugging Face config.json.
+// What a decoder is made of, as read from a Hugging Face config.json.
 #pragma once
 
 #include <cstdint>
@@ -22,11 +22,17 @@ struct RopeScaling {
   int64_t original_max_position_embeddings = 8192;
 };
 
-enum class Activation { silu };
+struct RopeSpec {
+  int64_t dim = 0;  // of a head, from its first number on
+  double theta = 10000;
+  RopeScaling scaling;
+};
+
+struct Family;  // models/family.h
 
 struct ModelConfig {
+  const Family* family = nullptr;
   std::string architecture;  // "Qwen2ForCausalLM" ...
-  std::string model_type;    // "qwen2" ...
   int64_t vocab_size = 0;
   int64_t hidden_size = 0;
   int64_t intermediate_size = 0;
@@ -36,9 +42,7 @@ struct ModelConfig {
   int64_t head_dim = 0;
   int64_t max_position_embeddings = 0;
   double rms_norm_eps = 1e-6;
-  double rope_theta = 10000;
-  RopeScaling rope_scaling;
-  Activation activation = Activation::silu;
+  std::vector<RopeSpec> ropes;  // the kinds of rotary embedding that its blocks use
   bool tie_word_embeddings = false;
   bool qkv_bias = false;            // q_proj, k_proj, v_proj
   bool attention_out_bias = false;  // o_proj

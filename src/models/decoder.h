@@ -1,22 +1,13 @@
-// A dense decoder-only transformer (Llama, Mistral, Qwen2, Qwen3): what differs between them is in
-// ModelConfig.
+// A decoder-only transformer: embedding, a list of blocks, a norm and the head.
 #pragma once
 
 #include <vector>
 
+#include "models/block.h"
 #include "models/config.h"
 #include "models/inputs.h"
-#include "nn/layers.h"
 
 namespace hone::models {
-
-struct Block {
-  ParamId input_norm = kNoParam;
-  ParamId post_norm = kNoParam;
-  ParamId q_norm = kNoParam, k_norm = kNoParam;
-  nn::Linear q, k, v, o;
-  nn::Linear gate, up, down;
-};
 
 class Decoder {
  public:
@@ -35,18 +26,14 @@ class Decoder {
   // the tape.
   Tensor forward(Context& ctx, const StreamInputs& inputs) const;
 
- private:
-  Tensor block(Context& ctx, const Block& b, int layer, const StreamInputs& in,
-               const Tensor& x) const;
+  // An empty cache of `pages` pages of 64 keys (contents undefined: attention reads only what was
+  // written).
+  KvCache make_cache(Context& ctx, int64_t pages) const;
 
+ private:
   ModelConfig config_;
-  ops::HeadLayout layout_;
   ParamId embed_ = kNoParam, norm_ = kNoParam, head_ = kNoParam;
   std::vector<Block> blocks_;
 };
-
-// An empty cache of `pages` pages of 64 keys (contents undefined: attention reads only what was
-// written).
-KvCache make_cache(Context& ctx, const ModelConfig& config, int64_t pages);
 
 }  // namespace hone::models

@@ -13,13 +13,15 @@ void upload_stream(Context& ctx, const ModelConfig& config, const Stream& stream
                    std::span<const int32_t> wanted, StreamInputs& in) {
   in.tokens = upload(ctx, std::span<const int32_t>(stream.tokens));
   const Tensor positions = upload(ctx, std::span<const int32_t>(stream.positions));
-  const std::vector<float> freq = rope_inv_freq(config);
-  const Tensor inv_freq = upload(ctx, std::span<const float>(freq));
-  in.rope = ctx.empty(ctx.wide(), {stream.size(), config.head_dim});
-  launch(ctx,
-         RopeTableDesc{
-             .positions = positions.view(), .inv_freq = inv_freq.view(), .table = in.rope.view()},
-         "rope_table");
+  for (const RopeSpec& rope : config.ropes) {
+    const std::vector<float> freq = rope_inv_freq(rope);
+    const Tensor inv_freq = upload(ctx, std::span<const float>(freq));
+    const Tensor& table = in.ropes.emplace_back(ctx.empty(ctx.wide(), {stream.size(), rope.dim}));
+    launch(ctx,
+           RopeTableDesc{
+               .positions = positions.view(), .inv_freq = inv_freq.view(), .table = table.view()},
+           "rope_table");
+  }
   if (!wanted.empty()) in.wanted = upload(ctx, wanted);
   if (!ctx.training) return;
   std::vector<int64_t> ids(stream.tokens.size());
@@ -52,14 +54,13 @@ void point_segments(const Stream& stream, const std::vector<size_t>& first_block
 
 }  // namespace
 
-std::vector<float> rope_inv_freq(const ModelConfig& config) {
-  const int64_t d = config.head_dim;
-  const RopeScaling& s = config.rope_scaling;
+std::vector<float> rope_inv_freq(const RopeSpec& rope) {
+  const int64_t d = rope.dim;
+  const RopeScaling& s = rope.scaling;
   std::vector<float> f(static_cast<size_t>(d / 2));
   for (int64_t i = 0; i < d / 2; ++i) {
     const float exponent = static_cast<float>(2 * i) / static_cast<float>(d);
-    const float power =
-        static_cast<float>(std::pow(config.rope_theta, static_cast<double>(exponent)));
+    const float power = static_cast<float>(std::pow(rope.theta, static_cast<double>(exponent)));
     float inv = 1.0f / power;
     if (s.type == RopeScaling::Type::linear) inv /= s.factor;
     if (s.type == RopeScaling::Type::llama3) {

@@ -52,6 +52,7 @@ void fill_random(const Device& device, const Tensor& t, double scale, uint64_t i
 struct Shape {
   const char* name;
   int64_t n, k;
+  int count;
 };
 
 class Bench {
@@ -102,20 +103,28 @@ class Bench {
     return static_cast<double>(x.bytes()) / s;
   }
 
+  // The linears of the first block by shape, with how many there are of each.
+  std::vector<Shape> block_shapes() const {
+    ParamStore store;
+    models::Decoder decoder(config_, store, Format::f32);
+    std::vector<Shape> shapes;
+    for (const nn::Linear* l : decoder.linears()) {
+      if (l->unit != 1) continue;
+      const auto same = std::find_if(shapes.begin(), shapes.end(),
+                                     [&](const Shape& s) { return s.n == l->out && s.k == l->in; });
+      if (same == shapes.end()) {
+        shapes.push_back({l->params.label, l->out, l->in, 1});
+      } else {
+        ++same->count;
+      }
+    }
+    return shapes;
+  }
+
   // The rate over one block's products, weighted as a step has them.
   void products(DType t) {
-    const int64_t d = config_.hidden_size, f = config_.intermediate_size;
-    const int64_t q = config_.num_attention_heads * config_.head_dim,
-                  k = config_.num_key_value_heads * config_.head_dim;
-    const Shape shapes[] = {{"attn.q", q, d},
-                            {"attn.k", k, d},
-                            {"attn.o", d, q},
-                            {"mlp.gate", f, d},
-                            {"mlp.down", d, f}};
-    const int counts[] = {1, 2, 1, 2, 1};
     double flops = 0, seconds = 0;
-    for (size_t i = 0; i < std::size(shapes); ++i) {
-      const auto& [name, out, in] = shapes[i];
+    for (const auto& [name, out, in, count] : block_shapes()) {
       const Tensor x = ctx_.empty(t, {o_.tokens, in}), w = ctx_.empty(t, {out, in}),
                    y = ctx_.empty(t, {o_.tokens, out});
       fill_random(*ctx_.device, x, 1, 1);
@@ -135,8 +144,8 @@ class Bench {
       print_(
           fmt::format("{} {:<9} {:>5} x {:>5}  forward {:>7.0f} GFLOP/s, input gradient {:>7.0f}",
                       dtype_name(t), name, out, in, work / nt / 1e9, work / nn / 1e9));
-      flops += counts[i] * 2 * work;
-      seconds += counts[i] * (nt + nn);
+      flops += count * 2 * work;
+      seconds += count * (nt + nn);
     }
     (t == DType::bf16 ? r_.rates.gemm_bf16 : r_.rates.gemm_fp32) = flops / seconds;
     print_(fmt::format("{} products of a block together {:.0f} GFLOP/s", dtype_name(t),

@@ -213,7 +213,7 @@ void Generator::run(std::span<const Prompt> prompts, const SamplingOptions& opti
   if (!before || keys_->tables->pages() < needed) {
     const int64_t pages = before ? std::max(needed, 2 * keys_->tables->pages()) : needed;
     keys_->cache = {};
-    keys_->cache = models::make_cache(ctx_, decoder_.config(), pages);
+    keys_->cache = decoder_.make_cache(ctx_, pages);
     keys_->tables.emplace(pages);
   }
   try {

@@ -18,7 +18,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   const auto again = hone::models::parse_model_config(written, "written");
   hone::fuzz::require(again.hidden_size == config.hidden_size &&
                           again.head_dim == config.head_dim &&
-                          again.rope_theta == config.rope_theta,
+                          again.ropes.front().theta == config.ropes.front().theta,
                       "another config after writing and reading");
   return 0;
 }
