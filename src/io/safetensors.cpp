@@ -120,6 +120,14 @@ float one_as_float(const std::byte* at, FileType type) {
   }
 }
 
+[[noreturn]] void refuse(const TensorEntry& tensor, const fs::path& file, const NonFinite& found) {
+  user_error(kTag,
+             "{}: tensor {} holds {} value(s) that are not finite numbers, the first {} at "
+             "element {} of {}; the weights are damaged or their training diverged, fetch them "
+             "again",
+             file.string(), tensor.name, found.count, found.value, found.first, tensor.elements());
+}
+
 }  // namespace
 
 SafetensorsFile SafetensorsFile::open(const fs::path& path) {
@@ -354,6 +362,10 @@ std::optional<NonFinite> find_nonfinite(const TensorEntry& tensor) {
   return result;
 }
 
+void refuse_nonfinite(const TensorEntry& tensor, const fs::path& file) {
+  if (const auto found = find_nonfinite(tensor)) refuse(tensor, file, *found);
+}
+
 void check_finite(const CheckpointReader& checkpoint, ThreadPool& pool) {
   check_finite(checkpoint, checkpoint.names(), pool);
 }
@@ -389,13 +401,9 @@ void check_finite(const CheckpointReader& checkpoint, std::span<const std::strin
     for (size_t j = i; j < parts.size() && parts[j].tensor == &tensor; ++j) {
       if (found[j]) count += found[j]->count;
     }
-    user_error(kTag,
-               "{}: tensor {} holds {} value(s) that are not finite numbers, the first {} at "
-               "element {} of {}; the weights are damaged or their training diverged, fetch them "
-               "again",
-               checkpoint.file_of(tensor.name).path().string(), tensor.name, count, found[i]->value,
-               found[i]->first + static_cast<int64_t>(parts[i].begin / file_type_size(tensor.type)),
-               tensor.elements());
+    refuse(tensor, checkpoint.file_of(tensor.name).path(),
+           {found[i]->first + static_cast<int64_t>(parts[i].begin / file_type_size(tensor.type)),
+            count, found[i]->value});
   }
 }
 

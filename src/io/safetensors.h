@@ -143,6 +143,8 @@ struct NonFinite {
 // NaN or infinity in a floating-point tensor; null: none, or not a floating-point type. Runs at
 // memory speed.
 std::optional<NonFinite> find_nonfinite(const TensorEntry& tensor);
+// UserError for a tensor of a file that holds any.
+void refuse_nonfinite(const TensorEntry& tensor, const std::filesystem::path& file);
 // The same for these tensors of a checkpoint, or all of them, on all threads. Throws UserError
 // naming the first bad one (of all: in name order).
 void check_finite(const CheckpointReader& checkpoint, std::span<const std::string> names,

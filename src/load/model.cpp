@@ -48,6 +48,8 @@ Model::Model(Machine& machine, const ModelOptions& options) : machine_(machine),
   if (reader_) {
     sources_ = find_sources(*reader_, params_, architecture());
     mapped_ = std::make_unique<MappedFiles>(*reader_, machine.pool());
+    if (options.weights_memory != 0 && !machine.meta())
+      streamed_ = std::make_unique<StreamedFiles>(*reader_, options.weights_memory);
   }
   if (machine.meta()) nowhere_ = std::make_unique<Nowhere>();
 }
@@ -93,6 +95,9 @@ void Model::load_parameter(ParamId id, bool copy) {
     params_.place(id, format, *nowhere_);
   } else if (copy && format != Format::f16 && format_layout(format).plain) {
     copy_parameter(id);
+  } else if (streamed_) {
+    streamed_->add(id, spec.unit, sources_[static_cast<size_t>(id)]);
+    params_.place(id, format, *streamed_);
   } else {
     mapped_->add(id, spec.unit, sources_[static_cast<size_t>(id)]);
     params_.place(id, format, *mapped_);
@@ -163,18 +168,27 @@ void Model::load(uint64_t init_seed, bool copy_weights) {
   for (ParamId id = 0; id < params_.count(); ++id) {
     const ParamSpec& spec = params_.spec(id);
     if (!spec.adapter) {
-      load_parameter(id, copy_weights && !machine_.meta());
+      load_parameter(id, copy_weights && !machine_.meta() && !streamed_);
     } else if (!params_.owned(id)) {
       params_.own(id, machine_.arena(), spec.format);
     }
   }
   if (machine_.meta()) return;
+  if (streamed_) {
+    if (config().tie_word_embeddings) streamed_->keep(params_.spec(decoder_->embedding()).unit);
+    streamed_->start();
+  }
   fill_adapter(init_seed);
   params_.values_changed();
 }
 
+StreamedFiles::Counters Model::streamed() const {
+  return streamed_ ? streamed_->counters() : StreamedFiles::Counters{};
+}
+
 void Model::check_weights() {
   if (mapped_) mapped_->check_all();
+  if (streamed_) check_finite(*reader_, sources_, machine_.pool());
 }
 
 Context Model::context() {

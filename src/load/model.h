@@ -13,6 +13,7 @@
 #include "io/peft.h"
 #include "io/safetensors.h"
 #include "load/mapped.h"
+#include "load/streamed.h"
 #include "models/decoder.h"
 
 namespace hone::load {
@@ -20,6 +21,9 @@ namespace hone::load {
 struct ModelOptions {
   std::filesystem::path folder;
   std::optional<DType> dtype;  // of activations; null: the config's, fp16 becomes bf16
+  // Bytes of memory for weights that are then read from disk as they are needed
+  // (load/streamed.h); 0: they are used from mapped files, which the system reads and lets go of.
+  size_t weights_memory = 0;
   std::function<void(const std::string&)> warn;  // one line of text; null: dropped
 };
 
@@ -60,6 +64,8 @@ class Model {
   // bf16t where the device takes that, and the file's pages are let go; for work that is bound by
   // reading them again and again.
   void load(uint64_t init_seed = 0, bool copy_weights = false);
+  // What was read from disk, of a model with weights_memory.
+  StreamedFiles::Counters streamed() const;
   // Checks all weights that weren't used yet. UserError.
   void check_weights();
 
@@ -90,6 +96,7 @@ class Model {
   std::vector<Source> sources_;         // by ParamId, of base weights; empty without weights
   std::unique_ptr<Residency> nowhere_;  // of a meta machine
   std::unique_ptr<MappedFiles> mapped_;
+  std::unique_ptr<StreamedFiles> streamed_;
   std::optional<io::AdapterConfig> adapter_config_;
   std::optional<io::Adapter> adapter_values_;
   std::vector<nn::Linear*> adapted_;
