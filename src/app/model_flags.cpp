@@ -18,6 +18,8 @@ void ModelFlags::add(Command& c) {
   c.flag("--dtype", dtype, "What to compute in; auto: the model's type, bf16 for fp16 models",
          "auto|bf16|fp32");
   c.flag("--memory", memory, "An error instead of more memory than this for activations", "6GiB");
+  c.flag("--weights_memory", weights_memory,
+         "Read the weights from disk as they are needed, into this much memory", "4GiB");
   c.flag("--threads", threads, "Threads; 0: all cores");
 }
 
@@ -34,6 +36,9 @@ std::unique_ptr<load::Model> ModelFlags::load(Machine& machine, const std::strin
       machine,
       load::ModelOptions{.folder = folder,
                          .dtype = parse_dtype("--dtype", dtype),
+                         .weights_memory = weights_memory.empty()
+                                               ? 0
+                                               : parse_memory("--weights_memory", weights_memory),
                          .warn = [](const std::string& line) { say("warning: " + line); }});
   if (!with_adapter.empty()) model->load_adapter(with_adapter, /*trainable=*/false);
   const bool room = memory.empty() && available_memory() / 5 * 4 > model->file_bytes();

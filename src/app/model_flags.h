@@ -13,7 +13,7 @@
 namespace hone::app {
 
 struct ModelFlags {
-  std::string pretrained, adapter, dtype = "auto", memory;
+  std::string pretrained, adapter, dtype = "auto", memory, weights_memory;
   int threads = 0;
   void add(Command& c);
   MachineOptions machine() const;  // UserError

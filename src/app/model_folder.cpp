@@ -96,6 +96,13 @@ std::string config_with_dtype(const std::string& config_json, const std::string&
   return config.dump(2) + "\n";
 }
 
+std::string config_unquantized(const std::string& config_json, const std::string& source) {
+  nlohmann::ordered_json config = nlohmann::ordered_json::parse(config_json, nullptr, false);
+  if (!config.is_object()) user_error("config", "{} is not a JSON object", source);
+  config.erase("quantization_config");
+  return config.dump(2) + "\n";
+}
+
 std::string config_untied(const std::string& config_json, const std::string& source) {
   nlohmann::ordered_json config = nlohmann::ordered_json::parse(config_json, nullptr, false);
   if (!config.is_object()) user_error("config", "{} is not a JSON object", source);

@@ -21,6 +21,8 @@ void check_output_folder(const std::filesystem::path& folder, bool overwrite);
 // The text of a config.json with its type of weights set.
 std::string config_with_dtype(const std::string& config_json, const std::string& source,
                               io::FileType type);
+// The text of a config.json whose weights are plain.
+std::string config_unquantized(const std::string& config_json, const std::string& source);
 // The text of a config.json that doesn't tie the head to the embedding.
 std::string config_untied(const std::string& config_json, const std::string& source);
 

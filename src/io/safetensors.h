@@ -194,8 +194,12 @@ class SafetensorsWriter {
 // declared.
 class ModelWriter {
  public:
+  // together: all files come into place in finish(). one_by_one: each as soon as it is whole, and
+  // one that is in place already, with the same tensors, is kept: its tensors aren't written again.
+  enum class Files { together, one_by_one };
   ModelWriter(const std::filesystem::path& folder, std::vector<TensorDecl> tensors,
-              uint64_t max_shard_bytes = 5'000'000'000ull);
+              uint64_t max_shard_bytes = 5'000'000'000ull, Files files = Files::together);
+  bool in_place(std::string_view name) const;
   void write(std::string_view name, std::span<const std::byte> bytes);
   void finish();
 
@@ -204,7 +208,9 @@ class ModelWriter {
   std::vector<std::vector<TensorDecl>> shards_;
   std::vector<std::string> files_;
   std::unordered_map<std::string, size_t> shard_of_;
-  std::vector<std::unique_ptr<SafetensorsWriter>> writers_;
+  std::vector<std::unique_ptr<SafetensorsWriter>> writers_;  // null: in place
+  Files mode_;
+  std::vector<uint64_t> left_;  // bytes to be written of each file
   uint64_t total_bytes_ = 0;
   uint64_t total_parameters_ = 0;
 };

@@ -91,9 +91,29 @@ void SafetensorsWriter::finish() {
   file_->commit();
 }
 
+namespace {
+
+// Whether a file is there, whole, and holds these tensors.
+bool holds(const fs::path& path, const std::vector<TensorDecl>& tensors) {
+  std::error_code code;
+  if (!fs::exists(path, code)) return false;
+  try {
+    const SafetensorsFile file = SafetensorsFile::open(path);
+    return file.tensors().size() == tensors.size() &&
+           std::all_of(tensors.begin(), tensors.end(), [&](const TensorDecl& t) {
+             const TensorEntry* there = file.find(t.name);
+             return there != nullptr && there->type == t.type && there->shape == t.shape;
+           });
+  } catch (const UserError&) {
+    return false;  // another one takes its place
+  }
+}
+
+}  // namespace
+
 ModelWriter::ModelWriter(const fs::path& folder, std::vector<TensorDecl> tensors,
-                         uint64_t max_shard_bytes)
-    : folder_(folder) {
+                         uint64_t max_shard_bytes, Files mode)
+    : folder_(folder), mode_(mode) {
   std::error_code code;
   fs::create_directories(folder, code);
   if (code) runtime_error("file", "cannot create {}: {}", folder.string(), code.message());
@@ -115,18 +135,34 @@ ModelWriter::ModelWriter(const fs::path& folder, std::vector<TensorDecl> tensors
     files_.push_back(shards_.size() == 1
                          ? "model.safetensors"
                          : fmt::format("model-{:05}-of-{:05}.safetensors", i + 1, shards_.size()));
-    writers_.push_back(std::make_unique<SafetensorsWriter>(folder_ / files_[i], shards_[i]));
+    uint64_t& left = left_.emplace_back(0);
+    for (const TensorDecl& tensor : shards_[i]) left += tensor.bytes();
+    const bool kept = mode_ == Files::one_by_one && holds(folder_ / files_[i], shards_[i]);
+    writers_.push_back(kept ? nullptr
+                            : std::make_unique<SafetensorsWriter>(folder_ / files_[i], shards_[i]));
   }
+}
+
+bool ModelWriter::in_place(std::string_view name) const {
+  return writers_[shard_of_.at(std::string(name))] == nullptr;
 }
 
 void ModelWriter::write(std::string_view name, std::span<const std::byte> bytes) {
   const auto it = shard_of_.find(std::string(name));
   HONE_CHECK(it != shard_of_.end(), "tensor was not declared");
-  writers_[it->second]->write(name, bytes);
+  const size_t shard = it->second;
+  HONE_CHECK(writers_[shard] != nullptr, "tensor is in place");
+  writers_[shard]->write(name, bytes);
+  left_[shard] -= bytes.size();
+  if (mode_ == Files::together || left_[shard] > 0) return;
+  writers_[shard]->finish();
+  writers_[shard].reset();
 }
 
 void ModelWriter::finish() {
-  for (auto& writer : writers_) writer->finish();
+  for (auto& writer : writers_) {
+    if (writer) writer->finish();
+  }
   const fs::path index = folder_ / "model.safetensors.index.json";
   std::error_code code;
   if (files_.size() > 1) {

@@ -117,7 +117,7 @@ void Model::convert_parameter(ParamId id) {
   for (int64_t first = 0; first < n; first += static_cast<int64_t>(piece.size())) {
     const auto count =
         static_cast<size_t>(std::min<int64_t>(n - first, static_cast<int64_t>(piece.size())));
-    read_numbers(source, spec, first, {piece.data(), count});
+    read_numbers(source, first, {piece.data(), count});
     write(*device_, value, first, {piece.data(), count});
   }
   drop_pages(id);

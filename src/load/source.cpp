@@ -37,23 +37,23 @@ int64_t blocks(int64_t n) { return (n + kScaleBlock - 1) / kScaleBlock; }
              folder, name, architecture, names.empty() ? "nothing" : names.front());
 }
 
-const io::TensorEntry* scales_of(const io::CheckpointReader& reader, const io::TensorEntry& values,
-                                 const ParamSpec& spec) {
-  const std::string name = spec.name + std::string(kScale);
+const io::TensorEntry* scales_of(const io::CheckpointReader& reader,
+                                 const io::TensorEntry& values) {
+  const std::string name = values.name + std::string(kScale);
   const io::TensorEntry* scales = reader.find(name);
   if (scales == nullptr) {
     user_error("weights",
                "{}: tensor \"{}\" is {}, but its scales \"{}\" are missing; only FP8 with a scale "
                "for each block of 128 x 128 is supported",
-               reader.folder().string(), spec.name, io::file_type_name(values.type), name);
+               reader.folder().string(), values.name, io::file_type_name(values.type), name);
   }
-  const std::vector<int64_t> shape = {blocks(spec.shape[0]), blocks(spec.shape[1])};
+  const std::vector<int64_t> shape = {blocks(values.shape[0]), blocks(values.shape[1])};
   if (scales->type != io::FileType::f32 || scales->shape != shape) {
     user_error("weights",
                "{}: the scales \"{}\" are {} {}, but for a weight of {} they should be F32 {}: one "
                "for each block of 128 x 128",
                reader.folder().string(), name, io::file_type_name(scales->type),
-               shape_text(scales->shape), shape_text(spec.shape), shape_text(shape));
+               shape_text(scales->shape), shape_text(values.shape), shape_text(shape));
   }
   return scales;
 }
@@ -68,23 +68,7 @@ Source find_source(const io::CheckpointReader& reader, const ParamSpec& spec,
                "don't belong together",
                reader.folder().string(), spec.name, shape_text(t->shape), shape_text(spec.shape));
   }
-  switch (t->type) {
-    case io::FileType::f64:
-    case io::FileType::f32:
-    case io::FileType::bf16:
-    case io::FileType::f16:
-      return {.values = t, .format = format_of(t->type)};
-    case io::FileType::f8_e4m3:
-      if (spec.shape.size() == 2)
-        return {.values = t, .scales = scales_of(reader, *t, spec), .format = Format::fp8_block};
-      break;
-    default:
-      break;
-  }
-  user_error("weights",
-             "{}: tensor \"{}\" has type {}; supported are F32, BF16, F16 and F64, and of matrices "
-             "F8_E4M3 with scales for blocks of 128 x 128",
-             reader.folder().string(), spec.name, io::file_type_name(t->type));
+  return with_scales(reader, *t);
 }
 
 }  // namespace
@@ -131,16 +115,40 @@ std::vector<Source> find_sources(const io::CheckpointReader& reader, const Param
   return sources;
 }
 
-void read_numbers(const Source& source, const ParamSpec& spec, int64_t first,
-                  std::span<float> out) {
+bool is_scale(const io::CheckpointReader& reader, const std::string& name) {
+  return name.ends_with(kScale) &&
+         reader.find(name.substr(0, name.size() - kScale.size())) != nullptr;
+}
+
+Source with_scales(const io::CheckpointReader& reader, const io::TensorEntry& t) {
+  switch (t.type) {
+    case io::FileType::f64:
+    case io::FileType::f32:
+    case io::FileType::bf16:
+    case io::FileType::f16:
+      return {.values = &t, .format = format_of(t.type)};
+    case io::FileType::f8_e4m3:
+      if (t.shape.size() == 2)
+        return {.values = &t, .scales = scales_of(reader, t), .format = Format::fp8_block};
+      break;
+    default:
+      break;
+  }
+  user_error("weights",
+             "{}: tensor \"{}\" has type {}; supported are F32, BF16, F16 and F64, and of matrices "
+             "F8_E4M3 with scales for blocks of 128 x 128",
+             reader.folder().string(), t.name, io::file_type_name(t.type));
+}
+
+void read_numbers(const Source& source, int64_t first, std::span<float> out) {
   if (source.scales == nullptr) {
     io::read_as_float(*source.values, first, out);
     return;
   }
-  const int64_t cols = spec.shape[1];
+  const int64_t cols = source.values->shape[1];
   const WeightView w{.data = source.values->data,
                      .scale = source.scales->data,
-                     .rows = spec.shape[0],
+                     .rows = source.values->shape[0],
                      .cols = cols,
                      .stride_bytes = format_row_bytes(source.format, cols),
                      .scale_stride = format_scale_bytes(source.format, cols),

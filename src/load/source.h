@@ -28,8 +28,12 @@ bool usable_as_is(DType run, Format file, bool matrix);
 // Format::f32 for what has none of its own.
 Format format_of(io::FileType type);
 
-// n numbers of a value from element `first` on.
-void read_numbers(const Source& source, const ParamSpec& spec, int64_t first, std::span<float> out);
+// Whether a tensor holds the scales of another one; a tensor with its scales. UserError.
+bool is_scale(const io::CheckpointReader& reader, const std::string& name);
+Source with_scales(const io::CheckpointReader& reader, const io::TensorEntry& values);
+
+// Numbers of a value from element `first` on.
+void read_numbers(const Source& source, int64_t first, std::span<float> out);
 
 // Throws UserError naming the first of the values and scales that isn't a finite number.
 void check_finite(const io::CheckpointReader& reader, std::span<const Source> sources,

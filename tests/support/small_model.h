@@ -4,6 +4,8 @@
 
 #include <gtest/gtest.h>
 
+#include <unistd.h>
+
 #include <cmath>
 #include <filesystem>
 #include <fstream>
@@ -51,8 +53,8 @@ class SmallModel {
  public:
   explicit SmallModel(bool fp8, const std::function<void(std::vector<float>&)>& spoil = {},
                       bool with_scales = true, int layers = 2)
-      : path_(fs::path(testing::TempDir()) /
-              ("small-" + std::to_string(counter()++) + (fp8 ? "q" : "p"))) {
+      : path_(fs::path(testing::TempDir()) / ("small-" + std::to_string(getpid()) + "-" +
+                                              std::to_string(counter()++) + (fp8 ? "q" : "p"))) {
     fs::remove_all(path_);
     fs::create_directories(path_);
     Json c = config(layers);

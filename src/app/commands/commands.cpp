@@ -11,6 +11,7 @@ void add_commands(Cli& cli) {
   add_score(cli);
   add_logits(cli);
   add_merge(cli);
+  add_convert(cli);
   add_show(cli);
   add_tokenize(cli);
   add_init(cli);

@@ -16,6 +16,7 @@ void add_generate(Cli& cli);
 void add_score(Cli& cli);
 void add_logits(Cli& cli);
 void add_merge(Cli& cli);
+void add_convert(Cli& cli);
 void add_show(Cli& cli);
 void add_tokenize(Cli& cli);
 void add_init(Cli& cli);

@@ -21,6 +21,7 @@
 #include "io/peft_targets.h"
 #include "io/run_folder.h"
 #include "io/weight_names.h"
+#include "load/source.h"
 #include "train/text_side.h"
 
 namespace hone::app {
@@ -36,11 +37,11 @@ struct Flags {
 };
 
 // Rows [first, first + n) of W + scale * B A, in double.
-void merged_rows(const io::TensorEntry& w, const io::AdapterLayer& adapter, double scale,
+void merged_rows(const load::Source& w, const io::AdapterLayer& adapter, double scale,
                  int64_t first, int64_t n, std::vector<double>& out) {
   const int64_t in = adapter.in;
   std::vector<float> base(static_cast<size_t>(n * in));
-  io::read_as_float(w, first * in, base);
+  load::read_numbers(w, first * in, base);
   out.assign(base.begin(), base.end());
   for (int64_t row = 0; row < n; ++row) {
     double* to = out.data() + row * in;
@@ -56,7 +57,7 @@ void merged_rows(const io::TensorEntry& w, const io::AdapterLayer& adapter, doub
 
 bool is_float(io::FileType t) {
   return t == io::FileType::f64 || t == io::FileType::f32 || t == io::FileType::bf16 ||
-         t == io::FileType::f16;
+         t == io::FileType::f16 || t == io::FileType::f8_e4m3;
 }
 
 void write_merged(const Flags& f, int threads) {
@@ -67,8 +68,10 @@ void write_merged(const Flags& f, int threads) {
   const auto dtype = parse_dtype("--output_dtype", f.output_dtype);
   std::vector<io::TensorDecl> tensors;
   for (const std::string& name : base.names()) {
+    if (load::is_scale(base, name)) continue;
     const io::TensorEntry& t = base.at(name);
-    const io::FileType type = dtype && is_float(t.type) ? io::to_file_type(*dtype) : t.type;
+    io::FileType type = dtype && is_float(t.type) ? io::to_file_type(*dtype) : t.type;
+    if (type == io::FileType::f8_e4m3) type = io::FileType::bf16;
     tensors.push_back({.name = name, .type = type, .shape = t.shape});
   }
   io::copy_model_files(f.model.pretrained, f.output);
@@ -85,6 +88,7 @@ void write_merged(const Flags& f, int threads) {
       writer.write(decl.name, {t.data, t.bytes});
       continue;
     }
+    const load::Source source = load::with_scales(base, t);
     const int64_t in = t.shape.empty() ? 1 : t.shape.back();
     const int64_t rows = in == 0 ? 0 : t.elements() / in;
     const int64_t each = std::max<int64_t>(1, (1 << 18) / std::max<int64_t>(1, in));
@@ -97,10 +101,10 @@ void write_merged(const Flags& f, int threads) {
         if (n <= 0) return;
         std::vector<double> values;
         if (layer != nullptr) {
-          merged_rows(t, *layer, rules.scale_of(layer->module), from, n, values);
+          merged_rows(source, *layer, rules.scale_of(layer->module), from, n, values);
         } else {
           std::vector<float> same(static_cast<size_t>(n * in));
-          io::read_as_float(t, from * in, same);
+          load::read_numbers(source, from * in, same);
           values.assign(same.begin(), same.end());
         }
         append_rounded(values, decl.type, pieces[static_cast<size_t>(task)]);
@@ -112,6 +116,7 @@ void write_merged(const Flags& f, int threads) {
   const fs::path config_file = fs::path(f.model.pretrained) / "config.json";
   std::string text = io::read_text_file(config_file, 16 << 20);
   if (dtype) text = config_with_dtype(text, config_file.string(), io::to_file_type(*dtype));
+  if (config.quantization) text = config_unquantized(text, config_file.string());
   if (!config.tie_word_embeddings) text = config_untied(text, config_file.string());
   io::write_file_atomically(fs::path(f.output) / "config.json", text);
 }
