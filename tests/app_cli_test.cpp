@@ -15,6 +15,7 @@
 #include "app/model_folder.h"
 #include "app/units.h"
 #include "core/error.h"
+#include "train/options_json.h"
 
 namespace hone::app {
 namespace {
@@ -49,11 +50,17 @@ std::string user_error_of(const std::function<void()>& f) {
 
 using Args = std::vector<std::string>;
 
+struct SftRequest {
+  train::SftOptions options;
+  std::vector<std::string> notes;
+};
+
 SftRequest sft(const Args& args) {
   Command c("sft", "", "");
   const auto flags = add_sft_flags(c);
   c.parse(args);
-  return sft_request(c, *flags);
+  const std::vector<std::string> notes = settle_sft(c, *flags);
+  return {flags->o, notes};
 }
 
 // With what every run needs.
@@ -199,7 +206,7 @@ TEST(Cli, ValuesArrive) {
   EXPECT_FALSE(o.shuffle);
   EXPECT_EQ(o.lora_target, (Args{"q_proj", "v_proj", "o_proj"}));
   EXPECT_EQ(o.lora_layers, (std::vector<int64_t>{0, 2, 3, 4}));
-  EXPECT_TRUE(o.no_decay_norm && o.no_decay_bias);
+  EXPECT_TRUE(o.no_decay.norm && o.no_decay.bias);
   EXPECT_EQ(o.memory, size_t{3} << 29);
   EXPECT_EQ(o.dtype, DType::bf16);
   EXPECT_EQ(o.tensorboard_dir, "logs");
@@ -218,7 +225,7 @@ TEST(Cli, DefaultsAreTheOriginals) {
   EXPECT_EQ(o.max_length, 8192);
   EXPECT_EQ(o.grad_clip, 1.0);
   EXPECT_EQ(o.weight_decay, 0.1);
-  EXPECT_EQ(o.warmup_steps, -1);
+  EXPECT_EQ(o.warmup_steps, std::nullopt);
   EXPECT_EQ(o.lora_rank, 0);
   EXPECT_EQ(o.lora_alpha, 8);
   EXPECT_EQ(o.save_dir, "checkpoint_dir");
@@ -445,6 +452,76 @@ TEST(SftFlags, FlagsThatCouldNotActAreNamed) {
   const SftRequest both = sft_with({"--max_steps", "5", "--num_epochs", "2"});
   ASSERT_EQ(both.notes.size(), 1u);
   EXPECT_NE(both.notes[0].find("--num_epochs without effect"), std::string::npos);
+}
+
+// Declared once, an option has the same name and value as a flag, in run.json and in --config.
+TEST(SftFlags, ARunsConfigurationSaysTheRunAgain) {
+  const train::SftOptions o = sft_with({"--lora_rank",
+                                        "8",
+                                        "--lora_target",
+                                        "q_proj,v_proj",
+                                        "--lora_layers",
+                                        "0,2-3",
+                                        "--lr",
+                                        "1e-5",
+                                        "--lr_scheduler",
+                                        "linear",
+                                        "--warmup_steps",
+                                        "4",
+                                        "--no_decay",
+                                        "bias",
+                                        "--memory",
+                                        "2GiB",
+                                        "--shuffle",
+                                        "false",
+                                        "--train_on",
+                                        "last",
+                                        "--dataset_format",
+                                        "qa",
+                                        "--dtype",
+                                        "fp32",
+                                        "-g",
+                                        "--eval_steps",
+                                        "3",
+                                        "--eval_dataset",
+                                        "e.jsonl",
+                                        "--on_save_error",
+                                        "continue",
+                                        "--seed",
+                                        "7",
+                                        "--eos_token",
+                                        "<e>",
+                                        "9",
+                                        "--template_kwargs",
+                                        "a=1"})
+                                  .options;
+  const nlohmann::json saved = train::options_json(o);
+  EXPECT_EQ(saved["command"], "sft");
+  EXPECT_EQ(saved["warmup_steps"], 4);
+  EXPECT_EQ(saved["memory"], size_t{2} << 30);
+  EXPECT_EQ(saved["no_decay"], nlohmann::json({"bias"}));
+  EXPECT_EQ(saved["shuffle"], false);
+  EXPECT_EQ(saved["dtype"], "fp32");
+  EXPECT_EQ(saved["on_save_error"], "continue");
+  const TempFolder folder;
+  const std::string file = folder.file("run.json", saved.dump());
+  EXPECT_EQ(train::options_json(sft({"--config", file}).options), saved);
+}
+
+TEST(SftFlags, DefaultsInRunJson) {
+  const nlohmann::json saved = train::options_json(train::SftOptions());
+  EXPECT_EQ(saved["warmup_steps"], -1);
+  EXPECT_EQ(saved["dtype"], "auto");
+  EXPECT_EQ(saved["existing"], "refuse");
+  EXPECT_EQ(saved["no_decay"], nlohmann::json::array());
+  EXPECT_EQ(saved.size(), 53u) << saved.dump(1);
+  const nlohmann::json identity = train::options_identity(train::SftOptions());
+  for (const char* free : {"save_dir", "existing", "threads", "memory", "micro_batch_tokens",
+                           "pretrained", "dataset", "eval_dataset", "tensorboard_dir"})
+    EXPECT_FALSE(identity.contains(free)) << free;
+  for (const char* same : {"command", "lr", "seed", "lora_rank", "train_on", "keep_best"})
+    EXPECT_TRUE(identity.contains(same)) << same;
+  EXPECT_FALSE(saved.contains("self_check") || saved.contains("profile"));
 }
 
 TEST(SftFlags, AnAdapterGivesItsShape) {

@@ -77,6 +77,11 @@ TEST_F(PlanSft, CountsKnownModels) {
   EXPECT_EQ(full["trainable_parameters"], base);
   EXPECT_EQ(full["result_bytes"], base * 2);
   EXPECT_EQ(full["checkpoint_bytes"], base * 12);
+  // What is frozen stands in a checkpoint as it is.
+  const int64_t embedding = int64_t{151936} * 896;
+  const Json partly = plan(qwen, {"--lora_rank", "0", "--freeze", "model.embed_tokens.weight"});
+  EXPECT_EQ(partly["trainable_parameters"], base - embedding);
+  EXPECT_EQ(partly["checkpoint_bytes"], (base - embedding) * 12 + embedding * 2);
 }
 
 TEST_F(PlanSft, NeedsNoWeightsAndLittleTime) {

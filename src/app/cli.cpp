@@ -204,17 +204,31 @@ void Command::flag(const std::string& names, std::vector<std::string>& value, st
   f.set = [&value](const std::vector<std::string>& v) { value = v; };
 }
 
+void Command::flag(Value value) {
+  Flag& f = add(value.names, std::move(value.help), std::move(value.value_name));
+  f.is_list = value.list;
+  f.info.default_text = std::move(value.default_text);
+  f.set = std::move(value.set);
+}
+
 void Command::choice(const std::string& names, std::string& value, std::vector<std::string> words,
                      std::string help) {
+  choice(names, std::string(value), std::move(words), std::move(help),
+         [&value](const std::string& word) { value = word; });
+}
+
+void Command::choice(const std::string& names, std::string default_word,
+                     std::vector<std::string> words, std::string help,
+                     std::function<void(const std::string&)> set) {
   Flag& f = add(names, std::move(help), fmt::format("{}", fmt::join(words, "|")));
-  f.info.default_text = value;
-  f.set = [&value, words, name = f.shown()](const std::vector<std::string>& v) {
+  f.info.default_text = std::move(default_word);
+  f.set = [set = std::move(set), words, name = f.shown()](const std::vector<std::string>& v) {
     if (std::find(words.begin(), words.end(), v[0]) == words.end()) {
       const std::string hint = did_you_mean(v[0], words);
       user_error("flags", "{} {} is not known{} one of: {}", name, v[0].empty() ? "\"\"" : v[0],
                  hint.empty() ? "; use" : hint + " Use", fmt::join(words, ", "));
     }
-    value = v[0];
+    set(v[0]);
   };
 }
 

@@ -47,6 +47,16 @@ class Command {
   // One of a few words.
   void choice(const std::string& names, std::string& value, std::vector<std::string> words,
               std::string help);
+  void choice(const std::string& names, std::string default_word, std::vector<std::string> words,
+              std::string help, std::function<void(const std::string&)> set);
+  // Any other kind of value: set gets the words that were given (one, or those of a list) and
+  // throws UserError.
+  struct Value {
+    std::string names, help, value_name, default_text;
+    bool list = false;
+    std::function<void(const std::vector<std::string>&)> set;
+  };
+  void flag(Value value);
   // Adds --config: a YAML or JSON file of flags.
   void config_files();
   // What the command does with the flags' values; returns the exit code.

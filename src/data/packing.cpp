@@ -159,4 +159,26 @@ std::vector<MicroBatch> pack(std::span<const Sample> samples, const PackOptions&
   return out;
 }
 
+MicroBatch full_micro_batch(int64_t tokens, int64_t length) {
+  MicroBatch mb;
+  int64_t left = tokens;
+  while (left > 0) {
+    const int64_t n = std::min(left, length);
+    const auto segment = static_cast<int32_t>(mb.stream.segments.size());
+    const int32_t begin = static_cast<int32_t>(mb.stream.size());
+    mb.stream.append(std::vector<int32_t>(static_cast<size_t>(n), 0),
+                     static_cast<uint64_t>(segment));
+    mb.samples.push_back(segment);
+    for (int64_t i = 0; i < n; ++i) {
+      mb.rows.push_back(begin + static_cast<int32_t>(i));
+      mb.targets.push_back(0);
+      mb.row_segments.push_back(segment);
+      mb.row_positions.push_back(i + 1);
+    }
+    left -= n;
+  }
+  mb.tokens = tokens;
+  return mb;
+}
+
 }  // namespace hone::data

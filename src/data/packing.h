@@ -52,4 +52,8 @@ int64_t computed_tokens(const Sample& sample, Targets targets);
 // function of its arguments alone.
 std::vector<MicroBatch> pack(std::span<const Sample> samples, const PackOptions& options);
 
+// A micro-batch of so many computed tokens of no meaning in sequences of at most `length`, every
+// one of them labelled: the most work there can be, for plans.
+MicroBatch full_micro_batch(int64_t tokens, int64_t length);
+
 }  // namespace hone::data

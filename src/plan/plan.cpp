@@ -2,11 +2,9 @@
 
 #include <algorithm>
 
-#include "load/model.h"
-#include "loss/objective.h"
-#include "rollout/generate.h"
-#include "train/pass.h"
-#include "train/sft_options.h"
+#include "exec/profile.h"
+#include "train/checkpointing.h"
+#include "train/tuning.h"
 
 namespace hone::plan {
 namespace {
@@ -30,43 +28,14 @@ constexpr size_t kSlackDivisor = 32;
 class CostObserver final : public Observer {
  public:
   void before(KernelId id, const char*, const Cost& cost) override {
-    const bool gemm = id == KernelId::gemm || id == KernelId::gemm_dw || id == KernelId::head ||
-                      id == KernelId::head_backward;
-    (gemm ? gemm_flops : other_flops) += cost.flops;
-    bytes += cost.bytes;
-    if (gemm) {
-      gemm_bytes += cost.bytes;
-    } else {
-      other_bytes += cost.bytes;
-    }
+    const bool product = is_product(id);
+    (product ? gemm_flops : other_flops) += cost.flops;
+    (product ? gemm_bytes : other_bytes) += cost.bytes;
   }
   void after() override {}
-  double gemm_flops = 0, other_flops = 0, bytes = 0, gemm_bytes = 0, other_bytes = 0;
+  double bytes() const { return gemm_bytes + other_bytes; }
+  double gemm_flops = 0, other_flops = 0, gemm_bytes = 0, other_bytes = 0;
 };
-
-// A micro-batch of `tokens` computed tokens in sequences of at most `length`, every one of them
-// labelled.
-data::MicroBatch full_micro_batch(int64_t tokens, int64_t length) {
-  data::MicroBatch mb;
-  int64_t left = tokens;
-  while (left > 0) {
-    const int64_t n = std::min(left, length);
-    const auto segment = static_cast<int32_t>(mb.stream.segments.size());
-    const int32_t begin = static_cast<int32_t>(mb.stream.size());
-    mb.stream.append(std::vector<int32_t>(static_cast<size_t>(n), 0),
-                     static_cast<uint64_t>(segment));
-    mb.samples.push_back(segment);
-    for (int64_t i = 0; i < n; ++i) {
-      mb.rows.push_back(begin + static_cast<int32_t>(i));
-      mb.targets.push_back(0);
-      mb.row_segments.push_back(segment);
-      mb.row_positions.push_back(i + 1);
-    }
-    left -= n;
-  }
-  mb.tokens = tokens;
-  return mb;
-}
 
 size_t tokenizer_bytes(const std::filesystem::path& folder, double factor) {
   std::error_code error;
@@ -74,7 +43,7 @@ size_t tokenizer_bytes(const std::filesystem::path& folder, double factor) {
   return error ? 0 : static_cast<size_t>(static_cast<double>(n) * factor);
 }
 
-size_t pipeline_bytes(const train::SftOptions& o) {
+size_t pipeline_bytes(const train::DataOptions& o) {
   double bytes = 0;
   for (const std::string& path : o.dataset) {
     std::error_code error;
@@ -84,13 +53,6 @@ size_t pipeline_bytes(const train::SftOptions& o) {
   }
   return o.dataset.empty() ? kPipelineBytes
                            : std::min(kPipelineBytes, static_cast<size_t>(bytes * kPreparedFactor));
-}
-
-size_t state_bytes(load::Model& model) {
-  size_t n = 0;
-  for (const ParamId id : model.params().trainable())
-    n += static_cast<size_t>(model.params().spec(id).numel()) * 12;
-  return n;
 }
 
 size_t result_bytes(load::Model& model) {
@@ -103,112 +65,105 @@ size_t result_bytes(load::Model& model) {
   return n;
 }
 
-Plan run_plan(const train::SftOptions& o, int64_t tokens, bool recompute) {
-  Plan p;
+// One trainer on a meta machine of its own.
+class Planned {
+ public:
+  Planned(const train::TrainerOptions& o, const train::MakeRecipe& make)
+      : o_(o), machine_({.threads = o.threads, .meta = true}), recipe_(make(machine_, nullptr)) {}
+
+  int64_t longest_unit() const { return recipe_->longest_unit(); }
+  // Once.
+  Plan run(int64_t tokens, bool recompute);
+
+ private:
+  // Notes the arena's peak during the work.
+  CostObserver measure(const char* phase, Context& ctx, const std::function<void()>& work);
+  void count_parameters();
+  void estimate_time(const CostObserver& pass);
+
+  const train::TrainerOptions& o_;
+  Machine machine_;
+  std::unique_ptr<train::Recipe> recipe_;
+  Plan plan_;
+  size_t highest_ = 0;
+};
+
+CostObserver Planned::measure(const char* phase, Context& ctx, const std::function<void()>& work) {
+  Arena& arena = machine_.arena();
+  arena.reset_peak();
+  CostObserver costs;
+  ctx.observer = &costs;
+  work();
+  ctx.observer = nullptr;
+  plan_.phases.push_back({phase, arena.stats().peak_in_use});
+  if (arena.stats().peak_in_use > highest_) {
+    highest_ = arena.stats().peak_in_use;
+    plan_.arena = arena.stats().by_kind_at_peak;
+  }
+  return costs;
+}
+
+void Planned::count_parameters() {
+  const ParamStore& params = recipe_->model().params();
+  for (ParamId id = 0; id < params.count(); ++id) {
+    plan_.parameters += params.spec(id).numel();
+    if (params.spec(id).trainable) plan_.trainable += params.spec(id).numel();
+  }
+}
+
+void Planned::estimate_time(const CostObserver& pass) {
+  const auto rates = load_machine_rates();
+  if (!rates) return;
+  const double rate = recipe_->model().dtype() == DType::bf16 ? rates->gemm_bf16 : rates->gemm_fp32;
+  if (!(rate > 0 && rates->bandwidth > 0)) return;
+  const double seconds =
+      std::max(pass.gemm_flops / rate, pass.gemm_bytes / rates->bandwidth) +
+      std::max(pass.other_flops / rates->gemm_fp32, pass.other_bytes / rates->bandwidth);
+  plan_.seconds_per_token = seconds / plan_.tokens_per_micro_batch;
+}
+
+Plan Planned::run(int64_t tokens, bool recompute) {
+  Plan& p = plan_;
   p.micro_batch_tokens = tokens;
   p.recompute = recompute;
-  Machine machine({.threads = o.threads, .meta = true});
-  load::Model model(machine, {.folder = o.pretrained, .dtype = o.dtype});
-  train::set_up_tuning(model, o);
-  model.load();
-  Context ctx = model.context();
+  p.tokens_per_micro_batch = static_cast<double>(tokens);
+  load::Model& model = recipe_->model();
+  count_parameters();
+  Arena& arena = machine_.arena();
+  Context ctx = train::load_to_train(model, o_);
   ctx.policy = recompute ? BlockPolicy::recompute : BlockPolicy::keep;
-  ctx.seed = o.seed;
-  for (ParamId id = 0; id < model.params().count(); ++id) {
-    p.parameters += model.params().spec(id).numel();
-    if (model.params().spec(id).trainable) p.trainable += model.params().spec(id).numel();
-  }
-  Arena& arena = machine.arena();
   p.phases.push_back({"load", arena.stats().peak_in_use});
-  model.params().allocate_gradients(arena);
-  optim::AdamW adamw(ctx, {});
+  const auto adamw = train::make_optimizer(ctx, o_);
   p.phases.push_back({"optimizer state", arena.stats().in_use});
 
-  size_t highest = 0;
-  const auto measure = [&](const char* name, auto&& work) {
-    arena.reset_peak();
-    CostObserver costs;
-    ctx.observer = &costs;
-    work();
-    ctx.observer = nullptr;
-    p.phases.push_back({name, arena.stats().peak_in_use});
-    if (arena.stats().peak_in_use > highest) {
-      highest = arena.stats().peak_in_use;
-      p.arena = arena.stats().by_kind_at_peak;
-    }
-    return costs;
-  };
-  const int64_t length =
-      std::max<int64_t>(1, std::min(tokens, train::effective_max_length(o, model.config()) - 1));
-  const data::MicroBatch mb = full_micro_batch(tokens, length);
-  const CostObserver pass = measure("forward and backward", [&] {
+  const std::vector<train::Recipe::Work> work = recipe_->fullest(tokens);
+  const CostObserver pass = measure(work[0].phase, ctx, [&] {
     train::zero_gradients(ctx);
-    train::forward_backward(ctx, model.decoder(), loss::SftObjective(),
-                            {.micro_batches = {&mb, 1}, .step_tokens = tokens});
+    work[0].run(ctx);
   });
-  const CostObserver update = measure("update", [&] {
+  const CostObserver update = measure("update", ctx, [&] {
     optim::gradient_norm(ctx);
-    adamw.step(ctx, 1e-4, 1.0, 1);
+    adamw->step(ctx, 1e-4, 1.0, 1);
   });
-  if (!o.eval_dataset.empty()) {
-    measure("evaluation", [&] { train::score(ctx, model.decoder(), mb); });
-    if (o.eval_samples > 0) {
-      // Answers to the longest prompts: the cache has room for all of each from the start.
-      rollout::SamplingOptions sampling;
-      sampling.max_new_tokens = 1;
-      const int64_t longest = train::effective_max_length(o, model.config()) - 1;
-      const rollout::Prompt prompt{
-          .tokens = std::vector<int32_t>(static_cast<size_t>(longest + o.eval_max_new_tokens - 1))};
-      std::vector<rollout::Prompt> prompts(static_cast<size_t>(o.eval_samples), prompt);
-      // nothing in common
-      for (size_t i = 0; i < prompts.size(); ++i)
-        prompts[i].tokens[0] =
-            static_cast<int32_t>(i % static_cast<size_t>(model.config().vocab_size));
-      measure("answers", [&] {
-        rollout::generate(ctx, model.decoder(), prompts, sampling,
-                          [](const rollout::Completion&) {});
-      });
-    }
-  }
+  for (size_t i = 1; i < work.size(); ++i) measure(work[i].phase, ctx, [&] { work[i].run(ctx); });
   size_t peak = 0;
   for (const Phase& phase : p.phases) peak = std::max(peak, phase.peak);
   p.fragmentation = arena.stats().high_water > peak ? arena.stats().high_water - peak : 0;
   p.mapped_weights = model.mapped_bytes();
-  p.process = kProgramBytes + pipeline_bytes(o) + tokenizer_bytes(o.pretrained, kTokenizerFactor);
+  p.process = kProgramBytes + pipeline_bytes(o_) + tokenizer_bytes(o_.pretrained, kTokenizerFactor);
   // The tokenizer comes first; then the weights' files are checked whole, and let go of piece by
   // piece where they are converted.
   p.starting = kProgramBytes +
-               std::max(tokenizer_bytes(o.pretrained, kTokenizerLoadFactor),
-                        tokenizer_bytes(o.pretrained, kTokenizerFactor) + model.file_bytes());
+               std::max(tokenizer_bytes(o_.pretrained, kTokenizerLoadFactor),
+                        tokenizer_bytes(o_.pretrained, kTokenizerFactor) + model.file_bytes());
   p.gemm_flops = pass.gemm_flops;
   p.other_flops = pass.other_flops;
-  p.bytes = pass.bytes;
-  p.update_bytes = update.bytes;
-  p.tokens_per_micro_batch = static_cast<double>(tokens);
-  if (const auto rates = load_machine_rates()) {
-    const double rate = model.dtype() == DType::bf16 ? rates->gemm_bf16 : rates->gemm_fp32;
-    if (rate > 0 && rates->bandwidth > 0) {
-      const double seconds =
-          std::max(pass.gemm_flops / rate, pass.gemm_bytes / rates->bandwidth) +
-          std::max(pass.other_flops / rates->gemm_fp32, pass.other_bytes / rates->bandwidth);
-      p.seconds_per_token = seconds / p.tokens_per_micro_batch;
-    }
-  }
-  p.checkpoint_bytes = state_bytes(model);
+  p.bytes = pass.bytes();
+  p.update_bytes = update.bytes();
+  estimate_time(pass);
+  p.checkpoint_bytes = train::checkpoint_bytes(model, *adamw);
   p.result_bytes = result_bytes(model);
   return p;
-}
-
-// A plan needs no data.
-void check(train::SftOptions o) {
-  if (o.dataset.empty()) o.dataset.push_back("none");
-  train::check_options(o);
-}
-
-// Tokens computed of a sample of full length: it has a micro-batch of its own where it is longer
-// than the budget.
-int64_t longest_sample(const train::SftOptions& o) {
-  return train::effective_max_length(o, models::load_model_config(o.pretrained)) - 1;
 }
 
 }  // namespace
@@ -219,55 +174,54 @@ size_t Plan::peak() const {
   return std::max(n, starting);
 }
 
-Plan plan_sft(const train::SftOptions& o) {
-  check(o);
+Plan plan_run(const train::TrainerOptions& o, const train::MakeRecipe& make) {
+  Planned planned(o, make);
   int64_t tokens =
       o.micro_batch_tokens > 0 ? o.micro_batch_tokens : train::kDefaultMicroBatchTokens;
-  if (o.memory > 0) tokens = std::max(tokens, longest_sample(o));
-  return run_plan(o, tokens, o.grad_checkpoint);
+  if (o.memory > 0) tokens = std::max(tokens, planned.longest_unit());
+  return planned.run(tokens, o.grad_checkpoint);
 }
 
-train::SftOptions fit_memory(const train::SftOptions& options) {
-  if (options.memory == 0) return options;
-  check(options);
-  const int64_t longest = longest_sample(options);
-  train::SftOptions chosen = options;
-  const auto fits = [&](int64_t tokens, bool recompute, size_t* peak) {
-    const Plan p = run_plan(options, std::max(tokens, longest), recompute);
+void fit_memory(train::TrainerOptions& o, const train::MakeRecipe& make) {
+  if (o.memory == 0) return;
+  const int64_t longest = Planned(o, make).longest_unit();
+  size_t least = ~size_t{0};
+  // What of the memory is left to tensors, if it is enough.
+  const auto room = [&](int64_t tokens, bool recompute) -> std::optional<size_t> {
+    const Plan p = Planned(o, make).run(tokens, recompute);
     size_t arena = p.fragmentation;
     for (const size_t k : p.arena) arena += k;
-    *peak = std::max(p.peak(), p.outside() + arena + arena / kSlackDivisor);
-    if (*peak > options.memory) return false;
-    chosen.arena_limit = options.memory - p.outside();
-    return true;
+    const size_t peak = std::max(p.peak(), p.outside() + arena + arena / kSlackDivisor);
+    least = std::min(least, peak);
+    if (peak > o.memory) return std::nullopt;
+    return o.memory - p.outside();
   };
-  size_t least = ~size_t{0}, peak = 0;
   const std::vector<bool> policies =
-      options.grad_checkpoint ? std::vector<bool>{true} : std::vector<bool>{false, true};
-  const std::vector<int64_t> sizes = options.micro_batch_tokens > 0
-                                         ? std::vector<int64_t>{options.micro_batch_tokens}
-                                         : std::vector<int64_t>{2048, 1024, 512, 256};
+      o.grad_checkpoint ? std::vector<bool>{true} : std::vector<bool>{false, true};
+  std::vector<int64_t> sizes;
+  if (o.micro_batch_tokens > 0) {
+    sizes = {o.micro_batch_tokens};
+  } else {
+    for (int64_t n = train::kDefaultMicroBatchTokens; n >= 256; n /= 2) sizes.push_back(n);
+  }
   for (const bool recompute : policies) {
     int64_t tried = -1;
     for (const int64_t tokens : sizes) {
       if (std::max(tokens, longest) == tried) continue;
       tried = std::max(tokens, longest);
-      const bool ok = fits(tokens, recompute, &peak);
-      least = std::min(least, peak);
-      if (!ok) continue;
-      chosen.grad_checkpoint = recompute;
-      chosen.micro_batch_tokens = tokens;
-      return chosen;
+      const std::optional<size_t> arena = room(tried, recompute);
+      if (!arena) continue;
+      o.grad_checkpoint = recompute;
+      o.micro_batch_tokens = tokens;
+      o.arena_limit = *arena;
+      return;
     }
   }
-  user_error(
-      "memory",
-      "{:.2f} GiB is not enough: the least this run needs is {:.2f} GiB (recomputation on, samples "
-      "of up to {} tokens); "
-      "raise --memory, or lower --max_length{}",
-      static_cast<double>(options.memory) / (1 << 30), static_cast<double>(least) / (1 << 30),
-      longest + 1,
-      options.lora_rank == 0 && options.adapter.empty() ? ", or use LoRA (--lora_rank 8)" : "");
+  user_error("memory",
+             "{:.2f} GiB is not enough: the least this run needs is {:.2f} GiB (recomputation on, "
+             "micro-batches of up to {} tokens); raise --memory, or lower --max_length{}",
+             static_cast<double>(o.memory) / (1 << 30), static_cast<double>(least) / (1 << 30),
+             longest, o.lora_rank == 0 && o.adapter.empty() ? ", or use LoRA (--lora_rank 8)" : "");
 }
 
 }  // namespace hone::plan

@@ -1,5 +1,5 @@
-// The planner: the real step on shapes only, so that peak memory and work are known before a weight
-// is read.
+// The planner: a trainer's own recipe on a meta machine, so that peak memory and work are known
+// before a weight is read.
 #pragma once
 
 #include <array>
@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "tensor/arena.h"
-#include "train/sft.h"
+#include "train/recipe.h"
 
 namespace hone::plan {
 
@@ -50,16 +50,17 @@ struct Plan {
   size_t checkpoint_bytes = 0, result_bytes = 0;  // on disk
 };
 
-// Plans `hone sft` with these options: needs config.json of the model (weight headers are used if
-// they are there). UserError as run_sft's for options and config.
-Plan plan_sft(const train::SftOptions& options);
+// Plans a run of a trainer with these options: needs config.json of the model (weight headers are
+// used if they are there). UserError as the trainer's for options and config. options are those
+// that the recipe is made from.
+Plan plan_run(const train::TrainerOptions& options, const train::MakeRecipe& make);
 
-// Chooses micro_batch_tokens and grad_checkpoint so that the planned peak stays within
-// options.memory, whatever sample comes (up to max_length). Explicit choices of the user are kept.
-// UserError says what the least would be and what to change.
-train::SftOptions fit_memory(const train::SftOptions& options);
+// Where options.memory asks for it: sets micro_batch_tokens, grad_checkpoint and arena_limit so
+// that the planned peak stays within it, whatever sample comes (up to max_length). Explicit choices
+// of the user are kept. UserError says what the least would be and what to change.
+void fit_memory(train::TrainerOptions& options, const train::MakeRecipe& make);
 
-std::string to_text(const Plan& plan, const train::SftOptions& options);
+std::string to_text(const Plan& plan, const train::TrainerOptions& options);
 nlohmann::json to_json(const Plan& plan);
 
 }  // namespace hone::plan

@@ -57,7 +57,7 @@ void save_machine_rates(const MachineRates& r) {
                                       "\n");
 }
 
-std::string to_text(const Plan& p, const train::SftOptions& o) {
+std::string to_text(const Plan& p, const train::TrainerOptions& o) {
   std::string s;
   const auto line = [&s](const std::string& text) { s += text + "\n"; };
   line(fmt::format("parameters         {} ({} trained)", p.parameters, p.trainable));

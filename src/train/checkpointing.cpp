@@ -62,6 +62,19 @@ std::filesystem::path save_checkpoint(const std::filesystem::path& checkpoints, 
                                }});
 }
 
+size_t checkpoint_bytes(load::Model& model, const optim::AdamW& adamw) {
+  size_t n = 0;
+  for_each_state(model, adamw,
+                 [&](const ParamSpec&, std::string_view, const Tensor& t) { n += t.bytes(); });
+  for (ParamId id = 0; id < model.params().count() && !model.adapter_config(); ++id) {
+    const ParamSpec& spec = model.params().spec(id);
+    if (!spec.trainable)
+      n +=
+          static_cast<size_t>(spec.numel()) * io::file_type_size(load::SavedValue::type(model, id));
+  }
+  return n;
+}
+
 void restore_checkpoint(const io::TrainingCheckpoint& checkpoint, Context& ctx, load::Model& model,
                         optim::AdamW& adamw) {
   size_t expected = 0;

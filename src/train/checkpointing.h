@@ -21,6 +21,9 @@ std::filesystem::path save_checkpoint(const std::filesystem::path& checkpoints, 
                                       const nlohmann::json& state,
                                       const io::CheckpointOptions& options);
 
+// Bytes of its tensors.
+size_t checkpoint_bytes(load::Model& model, const optim::AdamW& adamw);
+
 // Restores model and optimizer. UserError if the checkpoint is of another set-up.
 void restore_checkpoint(const io::TrainingCheckpoint& checkpoint, Context& ctx, load::Model& model,
                         optim::AdamW& adamw);

@@ -14,7 +14,7 @@
 #include "train/checkpointing.h"
 #include "train/resume.h"
 #include "train/run_log.h"
-#include "train/sft_options.h"
+#include "train/tuning.h"
 
 namespace hone::train {
 namespace {
@@ -29,10 +29,19 @@ double seconds_since(Clock::time_point t) {
 // The sign of a NaN means nothing.
 double unsigned_nan(double x) { return std::isnan(x) ? std::fabs(x) : x; }
 
+// A sentence if the warm-up takes the whole run, so that the schedule never comes to act; else "".
+std::string warmup_warning(int64_t warmup, int64_t steps, double lr) {
+  if (warmup < 2 || warmup < steps) return "";
+  return fmt::format(
+      "the warm-up of {} steps takes the whole run of {}: the learning rate ends at {:.3g} of --lr "
+      "{:.3g}; use a smaller --warmup_steps, or train longer",
+      warmup, steps, lr * static_cast<double>(steps) / static_cast<double>(warmup), lr);
+}
+
 class Run {
  public:
-  Run(const RunOptions& options, Recipe& recipe, const RunEvents& events)
-      : o_(options), recipe_(recipe), events_(events) {}
+  Run(const TrainerOptions& options, Recipe& recipe, const RunEvents& events)
+      : o_(options), recipe_(recipe), model_(recipe.model()), events_(events) {}
 
   RunEnd run() {
     open_inputs();
@@ -57,11 +66,9 @@ class Run {
 
   void open_inputs() {
     const RunLength length = recipe_.open();
-    model_ = &recipe_.model();
     steps_ = length.steps;
     steps_per_epoch_ = length.steps_per_epoch;
-    warmup_ = o_.warmup_steps >= 0 ? o_.warmup_steps
-                                   : static_cast<int64_t>(0.025 * static_cast<double>(steps_));
+    warmup_ = o_.warmup_steps.value_or(static_cast<int64_t>(0.025 * static_cast<double>(steps_)));
     if (const std::string line = warmup_warning(warmup_, steps_, o_.lr); !line.empty())
       say("warning: " + line);
     micro_batch_tokens_ =
@@ -114,13 +121,13 @@ class Run {
   // The folder becomes this run's: what is in it from now on belongs to this history.
   void claim_folder() {
     if (o_.existing == io::ExistingRun::overwrite) {
-      model_->check_weights();  // nothing may stop this run where another one goes for it
+      model_.check_weights();  // nothing may stop this run where another one goes for it
       folder_->remove_run();
     }
     std::filesystem::remove(folder_->path() / kFinishedFile);
     io::discard_checkpoints_after(folder_->checkpoints(), done_);
     Json saved = recipe_.config();
-    saved["effective"].update({{"dtype", std::string(dtype_name(model_->dtype()))},
+    saved["effective"].update({{"dtype", std::string(dtype_name(model_.dtype()))},
                                {"steps", steps_},
                                {"steps_per_epoch", steps_per_epoch_},
                                {"warmup_steps", warmup_},
@@ -133,22 +140,13 @@ class Run {
   }
 
   void start() {
-    for (const std::string& line : tuning_table(*model_)) say(line);
+    for (const std::string& line : tuning_table(model_)) say(line);
     recipe_.prepare(done_, folder_->path() / ".cache");
-    model_->load(o_.seed);
-    ctx_ = model_->context();
-    ctx_.policy = o_.grad_checkpoint ? BlockPolicy::recompute : BlockPolicy::keep;
-    ctx_.seed = o_.seed;
-    model_->params().allocate_gradients(model_->machine().arena());
-    adamw_ =
-        std::make_unique<optim::AdamW>(ctx_, optim::AdamWOptions{.beta1 = o_.adam_beta1,
-                                                                 .beta2 = o_.adam_beta2,
-                                                                 .eps = o_.adam_eps,
-                                                                 .weight_decay = o_.weight_decay,
-                                                                 .decay_norm = !o_.no_decay_norm,
-                                                                 .decay_bias = !o_.no_decay_bias});
+    ctx_ = load_to_train(model_, o_);
+    recipe_.loaded(ctx_, micro_batch_tokens_);
+    adamw_ = make_optimizer(ctx_, o_);
     if (checkpoint_) {
-      restore_checkpoint(*checkpoint_, ctx_, *model_, *adamw_);
+      restore_checkpoint(*checkpoint_, ctx_, model_, *adamw_);
       say(fmt::format("resumed from {} after step {}", checkpoint_->folder().string(), done_));
       checkpoint_.reset();
     }
@@ -316,7 +314,7 @@ class Run {
   }
 
   std::filesystem::path write_checkpoint(int save_total_limit) {
-    return save_checkpoint(folder_->checkpoints(), done_, *model_, *adamw_, state(),
+    return save_checkpoint(folder_->checkpoints(), done_, model_, *adamw_, state(),
                            {.save_total_limit = save_total_limit,
                             .keep = o_.keep_best && best_.known() ? best_.step() : -1,
                             .write_more = [this](const std::filesystem::path& folder) {
@@ -343,7 +341,7 @@ class Run {
   void restore_best() {
     if (!o_.keep_best || !best_.known()) return;
     if (best_.step() != done_) {
-      restore_checkpoint(io::TrainingCheckpoint::open(best_checkpoint()), ctx_, *model_, *adamw_);
+      restore_checkpoint(io::TrainingCheckpoint::open(best_checkpoint()), ctx_, model_, *adamw_);
     }
     say(fmt::format("the result is step {}, with the lowest eval loss ({:.4f})", best_.step(),
                     best_.loss()));
@@ -351,11 +349,11 @@ class Run {
 
   void save_result() {
     restore_best();
-    if (model_->adapter_config()) {
-      load::save_adapter(folder_->path(), *model_);
+    if (model_.adapter_config()) {
+      load::save_adapter(folder_->path(), model_);
       say(fmt::format("saved the adapter in {}", folder_->path().string()));
     } else {
-      load::save_model(folder_->path(), *model_);
+      load::save_model(folder_->path(), model_);
       say(fmt::format("saved the model in {}", folder_->path().string()));
     }
     recipe_.write_beside(folder_->path());
@@ -366,7 +364,10 @@ class Run {
   }
 
   void evaluate(StepMetrics& m) {
-    m.eval_loss = recipe_.evaluate(ctx_, micro_batch_tokens_);
+    const StepResult result = recipe_.evaluate(ctx_, micro_batch_tokens_);
+    m.eval_loss = result.loss;
+    for (const auto& [name, value] : result.metrics)
+      m.objective.emplace_back("eval_" + name, value);
     say(fmt::format("step {}: eval loss {:.4f}", m.step, *m.eval_loss));
     if (o_.eval_samples == 0) return;
     std::string page;
@@ -381,7 +382,7 @@ class Run {
 
   // Loss and gradient norm of the first step must not depend on how it is split.
   void self_check() {
-    const double tolerance = model_->dtype() == DType::bf16 ? 2e-3 : 1e-5;
+    const double tolerance = model_.dtype() == DType::bf16 ? 2e-3 : 1e-5;
     double loss[2], norm[2];
     for (int i = 0; i < 2; ++i) {
       const StepReport report = gradients(done_, i == 0 ? micro_batch_tokens_ : 1);
@@ -405,10 +406,10 @@ class Run {
     }
   }
 
-  const RunOptions& o_;
+  const TrainerOptions& o_;
   Recipe& recipe_;
+  load::Model& model_;  // the recipe's
   const RunEvents& events_;
-  load::Model* model_ = nullptr;  // the recipe's
   std::unique_ptr<io::RunFolder> folder_;
   std::unique_ptr<RunLog> log_;
   std::unique_ptr<optim::AdamW> adamw_;
@@ -425,8 +426,10 @@ class Run {
 
 }  // namespace
 
-RunEnd run(const RunOptions& options, Recipe& recipe, const RunEvents& events) {
-  return Run(options, recipe, events).run();
+RunEnd run(const TrainerOptions& options, const MakeRecipe& make, const RunEvents& events) {
+  Machine machine({.threads = options.threads, .memory_limit = options.arena_limit});
+  const std::unique_ptr<Recipe> recipe = make(machine, events.say);
+  return Run(options, *recipe, events).run();
 }
 
 }  // namespace hone::train

@@ -16,7 +16,7 @@ namespace hone::train {
 struct RunEvents {
   // Set to 1 by the first Ctrl-C: the step at hand ends, a checkpoint is saved, the run returns.
   const std::atomic<int>* stop = nullptr;
-  std::function<void(const std::string&)> say;  // a line for people
+  Say say;
   // After every step.
   struct Progress {
     int64_t step, steps;  // step from 1
@@ -29,6 +29,8 @@ struct RunEvents {
 
 enum class RunEnd { finished, interrupted, already_finished };
 
-RunEnd run(const RunOptions& options, Recipe& recipe, const RunEvents& events);
+// Checks all that can be checked, loads, trains, saves. Errors as exceptions (core/error.h);
+// nothing that existed is damaged. options are those that the recipe is made from.
+RunEnd run(const TrainerOptions& options, const MakeRecipe& make, const RunEvents& events);
 
 }  // namespace hone::train

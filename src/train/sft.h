@@ -2,12 +2,11 @@
 #pragma once
 
 #include "train/options.h"
-#include "train/run.h"
+#include "train/recipe.h"
 
 namespace hone::train {
 
-// Checks all that can be checked, loads, trains, saves. Errors as exceptions (core/error.h);
-// nothing that existed is damaged.
-RunEnd run_sft(const SftOptions& options, const RunEvents& events);
+// options outlive it.
+std::unique_ptr<Recipe> sft_recipe(const SftOptions& options, Machine& machine, const Say& say);
 
 }  // namespace hone::train

@@ -9,7 +9,7 @@ namespace hone::app {
 void add_commands(Cli& cli);
 
 void add_sft(Cli& cli);
-void add_plan(Cli& cli);
+void add_plan_sft(Cli& cli);
 void add_bench(Cli& cli);
 void add_chat(Cli& cli);
 void add_generate(Cli& cli);

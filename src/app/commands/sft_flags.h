@@ -1,26 +1,22 @@
-// The flags of hone sft, and the run they describe.
+// The flags of hone sft and hone plan sft.
 #pragma once
 
 #include <memory>
 #include <string>
+#include <vector>
 
-#include "app/cli.h"
-#include "train/sft.h"
+#include "app/train_flags.h"
 
 namespace hone::app {
 
-// Values of the flags as they were written.
-struct SftFlags;
-
-std::shared_ptr<SftFlags> add_sft_flags(Command& command);
-
-struct SftRequest {
-  train::SftOptions options;
-  std::string config_file;         // the effective configuration is also written here; "" = nowhere
-  std::vector<std::string> notes;  // one sentence each
+struct SftFlags {
+  train::SftOptions o;
+  TrainFlags common;
+  bool disable_loss_mask = false;
 };
-// UserError for values that make no sense, contradict each other, or ask for what hone hasn't got.
-// need_data: false lets a plan do without --dataset.
-SftRequest sft_request(const Command& command, const SftFlags& flags, bool need_data = true);
+
+std::shared_ptr<SftFlags> add_sft_flags(Command& c);
+// As settle_options().
+std::vector<std::string> settle_sft(const Command& c, SftFlags& f, bool need_data = true);
 
 }  // namespace hone::app

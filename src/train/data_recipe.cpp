@@ -1,0 +1,154 @@
+#include "train/data_recipe.h"
+
+#include <nlohmann/json.hpp>
+
+#include "io/checkpoint.h"
+#include "rollout/generate.h"
+#include "train/text_side.h"
+#include "train/tuning.h"
+
+namespace hone::train {
+
+using Json = nlohmann::json;
+
+DataRecipe::DataRecipe(const TrainerOptions& options, Machine& machine, Say say)
+    : o_(options), say_(std::move(say)) {
+  check_options(o_);
+  model_ = std::make_unique<load::Model>(
+      machine, load::ModelOptions{.folder = o_.pretrained,
+                                  .dtype = o_.dtype,
+                                  .warn = [this](const std::string& line) { warn(line); }});
+  set_up_tuning(*model_, o_);
+}
+
+int64_t DataRecipe::max_length() const {
+  const int64_t context = model_->config().max_position_embeddings;
+  return context <= 0 ? o_.max_length : std::min(o_.max_length, context);
+}
+
+std::shared_ptr<const data::Dataset> DataRecipe::open_dataset(
+    const data::TextModel& text, const std::vector<std::string>& paths) const {
+  data::DatasetOptions d;
+  d.paths = paths;
+  d.max_length = max_length();
+  d.system_prompt = o_.system_prompt;
+  d.vocab_limit = model_->config().vocab_size;
+  d.threads = o_.threads;
+  d.warn = [this](const std::string& line) { warn(line); };
+  set_dataset_options(d);
+  auto dataset = data::Dataset::open(text, d);
+  for (const std::string& line : dataset->describe()) say(line);
+  dataset->require_trainable();
+  return dataset;
+}
+
+RunLength DataRecipe::open() {
+  if (o_.dataset.empty()) user_error("dataset", "no data was given; use --dataset FILE");
+  data::TextModelOptions text_options = o_.text;
+  text_options.adapter = o_.adapter;
+  const data::TextModel text = data::TextModel::load(o_.pretrained, text_options);
+  const models::ModelConfig& config = model_->config();
+  if (text.tokenizer.max_id() >= config.vocab_size) {
+    warn(
+        fmt::format("the tokenizer has ids up to {} but the embedding has {} rows; a sample that "
+                    "uses such an id is an error",
+                    text.tokenizer.max_id(), config.vocab_size));
+  }
+  if (max_length() < o_.max_length) {
+    say(fmt::format("samples are cut at {} tokens, the model's context (--max_length {})",
+                    config.max_position_embeddings, o_.max_length));
+  }
+  dataset_ = open_dataset(text, o_.dataset);
+  stop_ids_ = end_ids(config, o_.adapter, text, dataset_->turn_ends());
+  if (!o_.eval_dataset.empty()) eval_dataset_ = open_dataset(text, o_.eval_dataset);
+  weights_fingerprint_ = io::weights_fingerprint(o_.pretrained);
+  const int64_t batch = o_.batch_size * o_.accumulation_steps;
+  const int64_t per_epoch = (dataset_->size() + batch - 1) / batch;
+  length_ = {.steps = o_.max_steps > 0 ? o_.max_steps : o_.num_epochs * per_epoch,
+             .steps_per_epoch = per_epoch};
+  loader_options_.batch_size = batch;
+  loader_options_.shuffle = o_.shuffle;
+  loader_options_.seed = o_.seed;
+  loader_options_.threads = o_.threads;
+  loader_options_.num_epochs = (length_.steps + per_epoch - 1) / per_epoch;
+  return length_;
+}
+
+Json DataRecipe::config() const {
+  Json j = own_config();
+  j["effective"] = {{"samples", dataset_->size()}};
+  return j;
+}
+
+Json DataRecipe::identity() const {
+  Json j = own_identity();
+  j["dtype"] = std::string(dtype_name(model_->dtype()));
+  j["dataset_fingerprint"] = dataset_->fingerprint();
+  j["weights_fingerprint"] = weights_fingerprint_;
+  j["steps"] = length_.steps;
+  return j;
+}
+
+void DataRecipe::prepare(int64_t first_step, const std::filesystem::path& cache) {
+  loader_options_.cache_folder = cache.string();
+  loader_ = std::make_unique<data::Loader>(dataset_, loader_options_);
+  if (first_step < length_.steps)
+    loader_->start(first_step / length_.steps_per_epoch, first_step % length_.steps_per_epoch);
+}
+
+StepReport DataRecipe::step(Context& ctx, int64_t step, int64_t micro_batch_tokens) {
+  last_ = loader_->step(step / length_.steps_per_epoch, step % length_.steps_per_epoch);
+  StepReport report{.tokens = last_.tokens, .trained_tokens = last_.trained_tokens};
+  if (last_.trained_tokens > 0) report.result = gradients(ctx, last_, micro_batch_tokens);
+  return report;
+}
+
+DataRecipe::StepSource DataRecipe::last_step() const {
+  StepSource out;
+  for (const data::Sample& sample : last_.samples) {
+    auto begin = static_cast<std::ptrdiff_t>(0);
+    for (int64_t i = 0; i < sample.sequences(); ++i) {
+      const auto end = sample.lengths.empty() ? static_cast<std::ptrdiff_t>(sample.tokens.size())
+                                              : begin + sample.lengths[static_cast<size_t>(i)];
+      out.jsonl += Json({{"tokens", std::vector<int32_t>(sample.tokens.begin() + begin,
+                                                         sample.tokens.begin() + end)},
+                         {"trained", std::vector<uint8_t>(sample.trained.begin() + begin,
+                                                          sample.trained.begin() + end)},
+                         {"source", dataset_->location(sample.index)}})
+                       .dump() +
+                   "\n";
+      begin = end;
+    }
+    out.places += (out.places.empty() ? "" : ", ") + dataset_->location(sample.index);
+  }
+  return out;
+}
+
+std::vector<SampleAnswer> DataRecipe::answers(Context& ctx) {
+  return sample_answers(ctx, model_->decoder(), *eval_dataset_, o_.eval_samples,
+                        o_.eval_max_new_tokens, stop_ids_);
+}
+
+void DataRecipe::write_beside(const std::filesystem::path& folder) const {
+  save_text_side(folder, o_.pretrained, dataset_->text_model(), stop_ids_);
+}
+
+Recipe::Work DataRecipe::longest_answers() const {
+  return {"answers", [this](Context& ctx) {
+            // To the longest prompts: the cache has room for all of each from the start.
+            rollout::SamplingOptions sampling;
+            sampling.max_new_tokens = 1;
+            const int64_t longest = max_length() - 1;
+            const rollout::Prompt prompt{.tokens = std::vector<int32_t>(static_cast<size_t>(
+                                             longest + o_.eval_max_new_tokens - 1))};
+            std::vector<rollout::Prompt> prompts(static_cast<size_t>(o_.eval_samples), prompt);
+            // nothing in common
+            for (size_t i = 0; i < prompts.size(); ++i)
+              prompts[i].tokens[0] =
+                  static_cast<int32_t>(i % static_cast<size_t>(model_->config().vocab_size));
+            rollout::generate(ctx, model_->decoder(), prompts, sampling,
+                              [](const rollout::Completion&) {});
+          }};
+}
+
+}  // namespace hone::train
