@@ -8,6 +8,7 @@ namespace {
 
 namespace fs = std::filesystem;
 using data_test::TempFolder;
+using robust::operator+;
 using robust::Ended;
 using robust::read_file;
 using robust::run;
@@ -135,6 +136,29 @@ TEST(Convert, OneThatWasKilledIsGoneOnWith) {
   const Ended again = convert(plain.path(), killed, "fp8", small);
   EXPECT_EQ(again.code, 2);
   EXPECT_NE(again.err.find("holds a model already"), std::string::npos) << again.err;
+}
+
+// The same numbers as those that are converted afterwards.
+TEST(Convert, InitMakesFp8) {
+  const TempFolder work;
+  const std::string shape = work.write("shape.json", test::config(2).dump());
+  const auto init = [&](const std::string& out, const std::vector<std::string>& more) {
+    return run(std::vector<std::string>{"init", "--config", shape, "--output", out} + more).code;
+  };
+  ASSERT_EQ(init(work / "plain", {"--dtype", "fp32"}), 0);
+  ASSERT_EQ(init(work / "fp8", {"--dtype", "fp32", "--to", "fp8"}), 0);
+  ASSERT_EQ(convert(work / "plain", work / "converted", "fp8").code, 0);
+  const io::CheckpointReader a = io::CheckpointReader::open(work / "fp8"),
+                             b = io::CheckpointReader::open(work / "converted");
+  ASSERT_EQ(a.names(), b.names());
+  for (const std::string& name : a.names()) {
+    const io::TensorEntry &x = a.at(name), &y = b.at(name);
+    ASSERT_EQ(x.type, y.type) << name;
+    ASSERT_EQ(x.shape, y.shape) << name;
+    EXPECT_EQ(std::memcmp(x.data, y.data, x.bytes), 0) << name;
+  }
+  EXPECT_EQ(config_of(work / "fp8")["quantization_config"],
+            config_of(work / "converted")["quantization_config"]);
 }
 
 TEST(Convert, WhatItDoesNotTakeIsSaid) {

@@ -103,6 +103,18 @@ std::string config_unquantized(const std::string& config_json, const std::string
   return config.dump(2) + "\n";
 }
 
+std::string config_fp8(const std::string& config_json, const std::string& source,
+                       const std::vector<std::string>& unconverted) {
+  nlohmann::ordered_json config = nlohmann::ordered_json::parse(config_json, nullptr, false);
+  if (!config.is_object()) user_error("config", "{} is not a JSON object", source);
+  config["quantization_config"] = {{"activation_scheme", "dynamic"},
+                                   {"fmt", "e4m3"},
+                                   {"modules_to_not_convert", unconverted},
+                                   {"quant_method", "fp8"},
+                                   {"weight_block_size", {128, 128}}};
+  return config.dump(2) + "\n";
+}
+
 std::string config_untied(const std::string& config_json, const std::string& source) {
   nlohmann::ordered_json config = nlohmann::ordered_json::parse(config_json, nullptr, false);
   if (!config.is_object()) user_error("config", "{} is not a JSON object", source);

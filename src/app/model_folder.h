@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <filesystem>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "io/safetensors.h"
@@ -23,6 +24,10 @@ std::string config_with_dtype(const std::string& config_json, const std::string&
                               io::FileType type);
 // The text of a config.json whose weights are plain.
 std::string config_unquantized(const std::string& config_json, const std::string& source);
+// The text of a config.json whose linear layers, but for these modules, are FP8 in blocks of 128 x
+// 128.
+std::string config_fp8(const std::string& config_json, const std::string& source,
+                       const std::vector<std::string>& unconverted);
 // The text of a config.json that doesn't tie the head to the embedding.
 std::string config_untied(const std::string& config_json, const std::string& source);
 

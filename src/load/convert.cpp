@@ -20,16 +20,6 @@ struct Work {
   bool converted = false;
 };
 
-// Linear layers of blocks: their matrices are what quantised folders hold quantised.
-bool is_linear(const io::TensorEntry& t) {
-  if (t.shape.size() != 2 || !t.name.ends_with(kWeight)) return false;
-  const std::string_view path = std::string_view(t.name).substr(0, t.name.size() - kWeight.size());
-  const std::string_view last = path.substr(path.rfind('.') + 1);
-  return path.find("layers.") != std::string_view::npos &&
-         (last.find("_proj") != std::string_view::npos || last == "w1" || last == "w2" ||
-          last == "w3");
-}
-
 // In the order in which they lie in files.
 std::vector<const io::TensorEntry*> in_order(const io::CheckpointReader& reader) {
   std::vector<const io::TensorEntry*> all;
@@ -56,12 +46,10 @@ Work plan_tensor(const io::CheckpointReader& reader, const io::TensorEntry& t, F
   }
   w.source = with_scales(reader, t);
   if (to == Format::fp8_block) {
-    w.converted = is_linear(t) && w.source.format != Format::fp8_block;
+    w.converted = is_linear_weight(t.name, t.shape) && w.source.format != Format::fp8_block;
     if (w.converted || w.source.scales != nullptr) {
       w.values.type = io::FileType::f8_e4m3;
-      w.scales = {.name = t.name + "_scale_inv",
-                  .type = io::FileType::f32,
-                  .shape = {(t.shape[0] + kRows - 1) / kRows, (t.shape[1] + kRows - 1) / kRows}};
+      w.scales = scales_of(w.values);
     }
   } else {
     w.values.type = to == Format::bf16 ? io::FileType::bf16 : io::FileType::f32;
@@ -200,6 +188,21 @@ void let_go(const io::CheckpointReader& reader, const Source& s) {
 }
 
 }  // namespace
+
+bool is_linear_weight(const std::string& name, const std::vector<int64_t>& shape) {
+  if (shape.size() != 2 || !name.ends_with(kWeight)) return false;
+  const std::string_view path = std::string_view(name).substr(0, name.size() - kWeight.size());
+  const std::string_view last = path.substr(path.rfind('.') + 1);
+  return path.find("layers.") != std::string_view::npos &&
+         (last.find("_proj") != std::string_view::npos || last == "w1" || last == "w2" ||
+          last == "w3");
+}
+
+io::TensorDecl scales_of(const io::TensorDecl& values) {
+  return {.name = values.name + "_scale_inv",
+          .type = io::FileType::f32,
+          .shape = {(values.shape[0] + kRows - 1) / kRows, (values.shape[1] + kRows - 1) / kRows}};
+}
 
 ConvertReport convert_weights(const io::CheckpointReader& from, const std::filesystem::path& to,
                               const ConvertOptions& options, ThreadPool& pool) {

@@ -19,7 +19,6 @@ namespace hone::app {
 namespace {
 
 namespace fs = std::filesystem;
-using Json = nlohmann::ordered_json;
 
 // In the output until it is whole: what is being made there.
 constexpr const char* kProgressFile = ".convert.json";
@@ -69,13 +68,7 @@ std::string converted_config(const std::string& text, const std::string& source,
     return config_with_dtype(config_unquantized(text, source), source,
                              to == Format::bf16 ? io::FileType::bf16 : io::FileType::f32);
   }
-  Json config = Json::parse(text);
-  config["quantization_config"] = {{"activation_scheme", "dynamic"},
-                                   {"fmt", "e4m3"},
-                                   {"modules_to_not_convert", report.unconverted},
-                                   {"quant_method", "fp8"},
-                                   {"weight_block_size", {128, 128}}};
-  return config.dump(2) + "\n";
+  return config_fp8(text, source, report.unconverted);
 }
 
 int run(const Flags& f) {

@@ -6,11 +6,13 @@
 #include "app/terminal.h"
 #include "app/units.h"
 #include "app/version.h"
+#include "backend/format.h"
 #include "core/error.h"
 #include "core/rng.h"
 #include "core/thread_pool.h"
 #include "io/files.h"
 #include "io/run_folder.h"
+#include "load/convert.h"
 #include "models/decoder.h"
 #include "text/tokenizer.h"
 
@@ -20,7 +22,7 @@ namespace {
 namespace fs = std::filesystem;
 
 struct Flags {
-  std::string config, tokenizer, output, dtype = "fp32";
+  std::string config, tokenizer, output, dtype = "fp32", to;
   uint64_t seed = 42;
   bool overwrite = false;
 };
@@ -41,6 +43,52 @@ void fill(const ParamSpec& spec, double range, uint64_t seed, int64_t first,
   }
 }
 
+// Rows of a task: whole blocks of FP8.
+constexpr int64_t kRows = 128;
+
+// Random values of a parameter, as declared: numbers of a plain type, or FP8 with its scales.
+void write_random(const ParamSpec& spec, const io::TensorDecl& decl,
+                  const models::ModelConfig& config, uint64_t seed, ThreadPool& pool,
+                  io::ModelWriter& writer) {
+  const bool fp8 = decl.type == io::FileType::f8_e4m3;
+  const int64_t rows = spec.shape[0], cols = spec.shape.size() == 2 ? spec.shape[1] : 1;
+  const int64_t group = kRows * pool.size();
+  struct Piece {
+    std::vector<std::byte> values, scales;
+  };
+  std::vector<std::byte> scales;
+  for (int64_t first = 0; first < rows; first += group) {
+    std::vector<Piece> pieces(static_cast<size_t>(pool.size()));
+    pool.run(pool.size(), [&](int64_t task, int) {
+      const int64_t from = first + task * kRows, n = std::min(kRows, rows - from);
+      if (n <= 0) return;
+      std::vector<double> values(static_cast<size_t>(n * cols));
+      fill(spec, config.initializer_range, seed, from * cols, values);
+      Piece& piece = pieces[static_cast<size_t>(task)];
+      if (!fp8) {
+        append_rounded(values, decl.type, piece.values);
+        return;
+      }
+      const std::vector<float> numbers(values.begin(), values.end());
+      piece.values.resize(numbers.size());
+      piece.scales.resize(static_cast<size_t>(format_scale_bytes(Format::fp8_block, cols)));
+      format_ops(Format::fp8_block)
+          .pack(numbers.data(), {.data = piece.values.data(),
+                                 .scale = piece.scales.data(),
+                                 .rows = n,
+                                 .cols = cols,
+                                 .stride_bytes = cols,
+                                 .scale_stride = format_scale_bytes(Format::fp8_block, cols),
+                                 .format = Format::fp8_block});
+    });
+    for (const Piece& piece : pieces) {
+      writer.write(spec.name, piece.values);
+      scales.insert(scales.end(), piece.scales.begin(), piece.scales.end());
+    }
+  }
+  if (fp8) writer.write(load::scales_of(decl).name, scales);
+}
+
 int run(const Flags& f) {
   if (f.config.empty()) user_error("flags", "no shape was given; use --config config.json");
   check_output_folder(f.output, f.overwrite);
@@ -48,6 +96,8 @@ int run(const Flags& f) {
   const models::ModelConfig config = models::parse_model_config(text, f.config);
   const DType dtype = parse_dtype("--dtype", f.dtype).value_or(DType::f32);
   const io::FileType type = io::to_file_type(dtype);
+  if (!f.to.empty() && f.to != "fp8") user_error("flags", "--to {}: use fp8, or --dtype", f.to);
+  const bool fp8 = !f.to.empty();
   if (!f.tokenizer.empty()) {
     const Tokenizer tokenizer = Tokenizer::load(f.tokenizer);
     if (tokenizer.max_id() >= config.vocab_size)
@@ -58,39 +108,31 @@ int run(const Flags& f) {
   ParamStore store;
   const models::Decoder decoder(config, store, dtype == DType::bf16 ? Format::bf16 : Format::f32);
   std::vector<io::TensorDecl> tensors;
+  std::vector<std::string> plain_matrices;
   int64_t parameters = 0;
   for (ParamId id = 0; id < store.count(); ++id) {
     const ParamSpec& spec = store.spec(id);
-    tensors.push_back({.name = spec.name, .type = type, .shape = spec.shape});
+    io::TensorDecl decl{.name = spec.name, .type = type, .shape = spec.shape};
     parameters += spec.numel();
+    if (fp8 && load::is_linear_weight(spec.name, spec.shape)) {
+      decl.type = io::FileType::f8_e4m3;
+      tensors.push_back(load::scales_of(decl));
+    } else if (spec.shape.size() == 2) {
+      plain_matrices.push_back(spec.name.substr(0, spec.name.rfind('.')));
+    }
+    tensors.push_back(decl);
   }
   if (!f.tokenizer.empty()) io::copy_model_files(f.tokenizer, f.output, /*with_config=*/false);
   io::ModelWriter writer(f.output, tensors);
   ThreadPool pool(available_threads());
-  constexpr int64_t kPiece = 1 << 16;
-  for (ParamId id = 0; id < store.count(); ++id) {
-    const ParamSpec& spec = store.spec(id);
-    const int64_t n = spec.numel();
-    const int64_t group = kPiece * pool.size();
-    std::vector<double> values;
-    std::vector<std::byte> bytes;
-    for (int64_t first = 0; first < n; first += group) {
-      values.resize(static_cast<size_t>(std::min(group, n - first)));
-      const auto size = static_cast<int64_t>(values.size());
-      pool.run((size + kPiece - 1) / kPiece, [&](int64_t task, int) {
-        const int64_t from = task * kPiece;
-        fill(spec, config.initializer_range, f.seed, first + from,
-             std::span(values).subspan(static_cast<size_t>(from),
-                                       static_cast<size_t>(std::min(kPiece, size - from))));
-      });
-      bytes.clear();
-      append_rounded(values, type, bytes);
-      writer.write(spec.name, bytes);
-    }
+  for (const io::TensorDecl& decl : tensors) {
+    const ParamId id = store.find(decl.name);
+    if (id != kNoParam) write_random(store.spec(id), decl, config, f.seed, pool, writer);
   }
   writer.finish();
+  const std::string written = config_with_dtype(text, f.config, type);
   io::write_file_atomically(fs::path(f.output) / "config.json",
-                            config_with_dtype(text, f.config, type));
+                            fp8 ? config_fp8(written, f.config, plain_matrices) : written);
   say(fmt::format("wrote a {} of {} random parameters to {}", config.architecture, parameters,
                   f.output));
   return 0;
@@ -112,6 +154,7 @@ void add_init(Cli& cli) {
   c.flag("-o,--output", f->output, "The model's folder", "DIR");
   c.flag("--seed", f->seed, "Of the weights");
   c.flag("--dtype", f->dtype, "Of the file", "fp32|bf16");
+  c.flag("--to", f->to, "Linear layers of blocks in FP8, with a scale for each 128 x 128", "fp8");
   c.flag("--overwrite", f->overwrite, "Replace the model that is in --output");
   c.run([f] { return run(*f); });
 }
