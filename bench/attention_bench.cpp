@@ -99,12 +99,11 @@ void run(const Case& c, cpu::Isa isa, DType dtype, ThreadPool& pool) {
   t.out.resize(t.dout.size());
   t.dqkv.resize(t.qkv.size());
   t.saved.resize(static_cast<size_t>(tokens * c.heads * 2));
-  std::vector<std::vector<KeyBlock>> blocks;
+  std::vector<KeyBlock> blocks;
   std::vector<AttentionSegment> segments;
   for (int s = 0; s < c.sequences; ++s) {
-    blocks.emplace_back();
-    for (int i = 0; i < c.keys; i += kKeyBlock) blocks.back().push_back({.row = s * c.keys + i});
-    segments.push_back({s * c.keys, c.keys, c.keys, blocks.back().data()});
+    segments.push_back({s * c.keys, c.keys, c.keys, static_cast<int32_t>(blocks.size())});
+    for (int i = 0; i < c.keys; i += kKeyBlock) blocks.push_back({.row = s * c.keys + i});
   }
   const auto part = [&](std::vector<char>& buffer, int64_t n, int head, int count) {
     return rows(buffer.data() + head * c.dim * e, dtype, n, count, c.dim, width);
@@ -115,6 +114,7 @@ void run(const Case& c, cpu::Isa isa, DType dtype, ThreadPool& pool) {
                   .out = rows(t.out.data(), dtype, tokens, c.heads, c.dim, c.heads * c.dim),
                   .saved = rows(reinterpret_cast<char*>(t.saved.data()), DType::f32, tokens,
                                 c.heads, 2, c.heads * 2),
+                  .blocks = blocks.data(),
                   .segments = segments.data(),
                   .num_segments = c.sequences,
                   .scale = 1 / std::sqrt(static_cast<float>(c.dim))};
@@ -133,6 +133,7 @@ void run(const Case& c, cpu::Isa isa, DType dtype, ThreadPool& pool) {
       .dq = part(t.dqkv, tokens, 0, c.heads),
       .dk = part(t.dqkv, tokens, c.heads, c.key_heads),
       .dv = part(t.dqkv, tokens, c.heads + c.key_heads, c.key_heads),
+      .blocks = f.blocks,
       .segments = f.segments,
       .num_segments = f.num_segments,
       .scale = f.scale};
@@ -164,7 +165,7 @@ void decode(const Decode& c, cpu::Isa isa, DType dtype, ThreadPool& pool) {
     for (int b = 0; b < each; ++b)
       blocks[static_cast<size_t>(s * each + b)].row =
           (b * c.sequences + s) * c.key_heads * kKeyBlock;
-    segments.push_back({s, 1, c.keys, &blocks[static_cast<size_t>(s * each)]});
+    segments.push_back({s, 1, c.keys, s * each});
   }
   const auto side_view = [&](int layer, int which) {
     View v = rows(cache + static_cast<size_t>((2 * layer + which) * side) * element, dtype,
@@ -178,6 +179,7 @@ void decode(const Decode& c, cpu::Isa isa, DType dtype, ThreadPool& pool) {
                   .k = side_view(0, 0),
                   .v = side_view(0, 1),
                   .out = rows(out.data(), dtype, c.sequences, c.heads, c.dim, heads),
+                  .blocks = blocks.data(),
                   .segments = segments.data(),
                   .num_segments = c.sequences,
                   .scale = 1 / std::sqrt(static_cast<float>(c.dim))};

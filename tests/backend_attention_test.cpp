@@ -118,14 +118,34 @@ std::vector<KeyBlock> contiguous_blocks(int first_row, int kv_len) {
   return blocks;
 }
 
+// A segment with its own blocks.
+struct Segment {
+  int32_t q_begin = 0, q_len = 0, kv_len = 0;
+  const KeyBlock* blocks = nullptr;
+};
+// The same as kernels take them: all blocks in one table.
+struct Plan {
+  explicit Plan(const std::vector<Segment>& from) {
+    for (const Segment& s : from) {
+      segments.push_back({s.q_begin, s.q_len, s.kv_len, static_cast<int32_t>(blocks.size())});
+      blocks.insert(blocks.end(), s.blocks, s.blocks + (s.kv_len + kKeyBlock - 1) / kKeyBlock);
+    }
+  }
+  std::vector<KeyBlock> blocks;
+  std::vector<AttentionSegment> segments;
+};
+
 struct Shape {
-  int heads, key_heads, dim;
+  int heads, key_heads, dim, value_dim = 0;  // value_dim 0: dim
+  int values() const { return value_dim == 0 ? dim : value_dim; }
 };
 
 template <class T>
 struct Inputs {
   Inputs(int64_t tokens, Shape s, unsigned seed, double spread = 1)
-      : q(tokens, s.heads, s.dim), k(tokens, s.key_heads, s.dim), v(tokens, s.key_heads, s.dim) {
+      : q(tokens, s.heads, s.dim),
+        k(tokens, s.key_heads, s.dim),
+        v(tokens, s.key_heads, s.values()) {
     std::mt19937 rng(seed);
     q.randomize(rng, spread), k.randomize(rng, spread), v.randomize(rng);
   }
@@ -150,16 +170,17 @@ struct Outputs {
 };
 
 template <class T>
-Outputs<T> attend(Isa isa, Rows<T>& q, Rows<T>& k, Rows<T>& v,
-                  const std::vector<AttentionSegment>& segments, float scale, int threads,
-                  bool save) {
-  Outputs<T> r{Rows<T>(q.n, q.heads, q.dim), {}};
+Outputs<T> attend(Isa isa, Rows<T>& q, Rows<T>& k, Rows<T>& v, const std::vector<Segment>& segments,
+                  float scale, int threads, bool save) {
+  Outputs<T> r{Rows<T>(q.n, q.heads, v.dim), {}};
+  const Plan plan(segments);
   AttentionDesc d{.q = q.view(),
                   .k = k.view(),
                   .v = v.view(),
                   .out = r.out.view(),
-                  .segments = segments.data(),
-                  .num_segments = static_cast<int>(segments.size()),
+                  .blocks = plan.blocks.data(),
+                  .segments = plan.segments.data(),
+                  .num_segments = static_cast<int>(plan.segments.size()),
                   .scale = scale};
   const Kernel<AttentionDesc> kernel = cpu::attention(isa);
   if (save) {
@@ -181,11 +202,12 @@ struct Gradients {
 
 template <class T>
 Status attend_backward(Isa isa, Inputs<T>& in, Outputs<T>& fwd, Rows<T>& dout,
-                       const std::vector<AttentionSegment>& segments, float scale, int threads,
+                       const std::vector<Segment>& segments, float scale, int threads,
                        Gradients<T>& g) {
   g.dq = Rows<T>(in.q.n, in.q.heads, in.q.dim);
   g.dk = Rows<T>(in.k.n, in.k.heads, in.k.dim);
-  g.dv = Rows<T>(in.k.n, in.k.heads, in.k.dim);
+  g.dv = Rows<T>(in.v.n, in.v.heads, in.v.dim);
+  const Plan plan(segments);
   AttentionBackwardDesc d{.q = in.q.view(),
                           .k = in.k.view(),
                           .v = in.v.view(),
@@ -195,8 +217,9 @@ Status attend_backward(Isa isa, Inputs<T>& in, Outputs<T>& fwd, Rows<T>& dout,
                           .dq = g.dq.view(),
                           .dk = g.dk.view(),
                           .dv = g.dv.view(),
-                          .segments = segments.data(),
-                          .num_segments = static_cast<int>(segments.size()),
+                          .blocks = plan.blocks.data(),
+                          .segments = plan.segments.data(),
+                          .num_segments = static_cast<int>(plan.segments.size()),
                           .scale = scale};
   return call(cpu::attention_backward(isa), d, threads);
 }
@@ -223,14 +246,15 @@ constexpr double kRounding<bf16> = 1.0 / 256;
 // The usual implementation in fp32: whole rows of scores, no blocks; probabilities and their
 // gradients rounded to T for products.
 template <class T>
-void naive(const Inputs<T>& in, const Rows<T>& dout, const std::vector<AttentionSegment>& segments,
+void naive(const Inputs<T>& in, const Rows<T>& dout, const std::vector<Segment>& segments,
            float scale, Rows<T>& out, Gradients<T>& g) {
-  const int group = in.q.heads / in.k.heads, dim = in.q.dim;
+  const int group = in.q.heads / in.k.heads, dim = in.q.dim, value_dim = in.v.dim;
   const auto f = [](T x) { return static_cast<float>(x); };
-  out = Rows<T>(in.q.n, in.q.heads, dim);
-  Rows<float> dq(in.q.n, in.q.heads, dim), dk(in.k.n, in.k.heads, dim), dv(in.k.n, in.k.heads, dim);
+  out = Rows<T>(in.q.n, in.q.heads, value_dim);
+  Rows<float> dq(in.q.n, in.q.heads, dim), dk(in.k.n, in.k.heads, dim),
+      dv(in.v.n, in.v.heads, value_dim);
   for (auto* r : {&dq, &dk, &dv}) std::fill(r->data.begin(), r->data.end(), 0.f);
-  for (const AttentionSegment& s : segments)
+  for (const Segment& s : segments)
     for (int h = 0; h < in.q.heads; ++h)
       for (int i = 0; i < s.q_len; ++i) {
         const int n = s.kv_len - s.q_len + i + 1, t = s.q_begin + i;
@@ -247,26 +271,27 @@ void naive(const Inputs<T>& in, const Rows<T>& dout, const std::vector<Attention
           max = std::max(max, p[j]);
         }
         for (float& x : p) sum += x = std::exp(x - max);
-        std::vector<float> o(dim, 0.f);
+        std::vector<float> o(value_dim, 0.f);
         float delta = 0;
         for (int j = 0; j < n; ++j) {
           p[j] /= sum;
-          for (int d = 0; d < dim; ++d) o[d] += f(T(p[j])) * f(in.v.at(row(j), h / group, d));
+          for (int d = 0; d < value_dim; ++d) o[d] += f(T(p[j])) * f(in.v.at(row(j), h / group, d));
         }
-        for (int d = 0; d < dim; ++d) {
+        for (int d = 0; d < value_dim; ++d) {
           out.at(t, h, d) = T(o[d]);
           delta += f(out.at(t, h, d)) * f(dout.at(t, h, d));
         }
         for (int j = 0; j < n; ++j) {
           float dp = 0;
-          for (int d = 0; d < dim; ++d)
+          for (int d = 0; d < value_dim; ++d)
             dp += f(dout.at(t, h, d)) * f(in.v.at(row(j), h / group, d));
           const float ds = f(T(p[j] * (dp - delta)));
           for (int d = 0; d < dim; ++d) {
             dq.at(t, h, d) += ds * f(in.k.at(row(j), h / group, d)) * scale;
             dk.at(row(j), h / group, d) += ds * f(in.q.at(t, h, d)) * scale;
-            dv.at(row(j), h / group, d) += f(T(p[j])) * f(dout.at(t, h, d));
           }
+          for (int d = 0; d < value_dim; ++d)
+            dv.at(row(j), h / group, d) += f(T(p[j])) * f(dout.at(t, h, d));
         }
       }
   g.dq = dq.to<T>(), g.dk = dk.to<T>(), g.dv = dv.to<T>();
@@ -298,7 +323,7 @@ struct Cache {
     std::shuffle(order.begin(), order.end(), std::mt19937(seed));
     for (int which = 0; which < 2; ++which) {
       Rows<T>& store = *stores[which];
-      store = Rows<T>(pages * 64, in.k.heads, in.k.dim);
+      store = Rows<T>(pages * 64, in.k.heads, sources[which]->dim);
       for (int i = 0; i < pages * 64; ++i)
         for (int h = 0; h < store.heads; ++h)
           for (int d = 0; d < store.dim; ++d)
@@ -338,7 +363,8 @@ TYPED_TEST(AttentionTest, RowsAreExact) {
     const bool slow = isa <= Isa::scalar;
     for (const int n : slow ? std::vector<int>{1, 65, 130, 1030}
                             : std::vector<int>{1, 63, 64, 65, 200, 1100, 2100}) {
-      for (const Shape shape : {Shape{14, 2, 64}, Shape{4, 4, 80}, Shape{3, 1, 7}}) {
+      for (const Shape shape :
+           {Shape{14, 2, 64}, Shape{4, 4, 80}, Shape{3, 1, 7}, Shape{4, 2, 48, 24}}) {
         if ((n > 200 && shape.heads == 14) || (n > 1100 && shape.heads == 4)) continue;
         SCOPED_TRACE(std::string(cpu::isa_name(isa)) + " n " + std::to_string(n) + " heads " +
                      std::to_string(shape.heads));
@@ -347,7 +373,7 @@ TYPED_TEST(AttentionTest, RowsAreExact) {
         Inputs<T> packed(before + n + after, shape, 7 + n, 1.5);
         const auto b0 = contiguous_blocks(0, before), b1 = contiguous_blocks(before, n),
                    b2 = contiguous_blocks(before + n, after);
-        const AttentionSegment s0{0, before, before, b0.data()}, s1{before, n, n, b1.data()},
+        const Segment s0{0, before, before, b0.data()}, s1{before, n, n, b1.data()},
             s2{before + n, after, after, b2.data()};
         const Rows<T> alone = attend(isa, packed.q, packed.k, packed.v, {s1}, scale, 1, true).out;
         EXPECT_TRUE(alone.guards_intact());
@@ -387,7 +413,7 @@ TYPED_TEST(AttentionTest, RowsAreExact) {
         for (size_t at = 0; at < queries.size(); at += 16) {
           const int count = static_cast<int>(std::min<size_t>(16, queries.size() - at));
           Rows<T> q(count, shape.heads, shape.dim);
-          std::vector<AttentionSegment> segments;
+          std::vector<Segment> segments;
           for (int i = 0; i < count; ++i) {
             const int query = queries[at + i];
             std::memcpy(&q.at(i, 0, 0), &packed.q.at(before + query, 0, 0),
@@ -455,7 +481,7 @@ TYPED_TEST(AttentionTest, LaterKeysDoNotReachBack) {
       SCOPED_TRACE(std::string(cpu::isa_name(isa)) + " " + std::to_string(bad));
       Inputs<T> in(n + 40, shape, 11);
       const auto b0 = contiguous_blocks(0, n), b1 = contiguous_blocks(n, 40);
-      const std::vector<AttentionSegment> segments{{0, n, n, b0.data()}, {n, 40, 40, b1.data()}};
+      const std::vector<Segment> segments{{0, n, n, b0.data()}, {n, 40, 40, b1.data()}};
       Outputs<T> want = attend(isa, in.q, in.k, in.v, segments, 0.1f, 1, true);
       for (int h = 0; h < shape.key_heads; ++h)
         for (int d = 0; d < shape.dim; ++d)
@@ -466,7 +492,7 @@ TYPED_TEST(AttentionTest, LaterKeysDoNotReachBack) {
           ASSERT_TRUE(got.out.row_equal(i, want.out, i)) << "query " << i;
         }
       }
-      Rows<T> dout(n + 40, shape.heads, shape.dim);
+      Rows<T> dout(n + 40, shape.heads, shape.values());
       std::mt19937 rng(3);
       dout.randomize(rng);
       Inputs<T> clean(n + 40, shape, 11);
@@ -489,12 +515,13 @@ TYPED_TEST(AttentionTest, LaterKeysDoNotReachBack) {
 TYPED_TEST(AttentionTest, ErrorsAreThoseOfThePrecision) {
   using T = TypeParam;
   double worst[6] = {};
-  for (const Shape shape : {Shape{14, 2, 64}, Shape{4, 4, 128}, Shape{6, 3, 80}, Shape{5, 1, 1},
-                            Shape{2, 1, 256}, Shape{9, 1, 33}}) {
+  for (const Shape shape :
+       {Shape{14, 2, 64}, Shape{4, 4, 128}, Shape{6, 3, 80}, Shape{5, 1, 1}, Shape{2, 1, 256},
+        Shape{9, 1, 33}, Shape{4, 4, 192, 128}, Shape{3, 1, 40, 70}, Shape{2, 1, 576, 512}}) {
     const int lens[] = {1, 64, 129, 200};
     int tokens = 3;
     std::vector<std::vector<KeyBlock>> blocks;
-    std::vector<AttentionSegment> segments;
+    std::vector<Segment> segments;
     for (int len : lens) {
       blocks.push_back(contiguous_blocks(tokens, len));
       segments.push_back({tokens, len, len, blocks.back().data()});
@@ -502,7 +529,7 @@ TYPED_TEST(AttentionTest, ErrorsAreThoseOfThePrecision) {
     }
     tokens += 4;  // rows at both ends that no segment touches
     Inputs<T> in(tokens, shape, 100 + shape.dim);
-    Rows<T> dout(tokens, shape.heads, shape.dim);
+    Rows<T> dout(tokens, shape.heads, shape.values());
     std::mt19937 rng(9);
     dout.randomize(rng);
     const float scale = 1 / std::sqrt(static_cast<float>(shape.dim));
@@ -566,7 +593,7 @@ TYPED_TEST(AttentionTest, LongSegment) {
   std::mt19937 rng(9);
   dout.randomize(rng);
   const auto blocks = contiguous_blocks(0, n);
-  const std::vector<AttentionSegment> segments{{0, n, n, blocks.data()}};
+  const std::vector<Segment> segments{{0, n, n, blocks.data()}};
   Inputs<double> in64 = in.template to<double>();
   Rows<double> dout64 = dout.template to<double>();
   Outputs<double> true_out =
@@ -600,7 +627,7 @@ TYPED_TEST(AttentionTest, SharedPrefixGradients) {
   std::mt19937 rng(4);
   dout.randomize(rng);
   std::vector<std::vector<KeyBlock>> blocks{contiguous_blocks(0, prefix)};
-  std::vector<AttentionSegment> segments{{0, prefix, prefix, blocks[0].data()}};
+  std::vector<Segment> segments{{0, prefix, prefix, blocks[0].data()}};
   for (int c = 0; c < 2; ++c) {
     const int begin = prefix + c * len;
     std::vector<KeyBlock> b;
@@ -638,7 +665,7 @@ TYPED_TEST(AttentionTest, SharedPrefixGradients) {
     EXPECT_LE(error(g.dk, true_g.dk), 2 * error(naive_g.dk, true_g.dk) + kRounding<T>);
     EXPECT_LE(error(g.dv, true_g.dv), 2 * error(naive_g.dv, true_g.dv) + kRounding<T>);
     // A key of no segment in the call has nowhere to put its gradient.
-    const std::vector<AttentionSegment> orphan{segments[1]};
+    const std::vector<Segment> orphan{segments[1]};
     EXPECT_FALSE(attend_backward(isa, in, out, dout, orphan, 0.2f, 1, g).ok());
   }
 }
@@ -654,7 +681,7 @@ TEST(AttentionReferenceTest, AdjointIsTheDerivative) {
   dout.randomize(rng);
   const auto b0 = contiguous_blocks(0, n);
   const std::vector<KeyBlock> b1{{.row = 0, .split = prefix, .row_after = n}};
-  const std::vector<AttentionSegment> segments{{0, n, n, b0.data()}, {n, 9, prefix + 9, b1.data()}};
+  const std::vector<Segment> segments{{0, n, n, b0.data()}, {n, 9, prefix + 9, b1.data()}};
   Outputs<double> out = attend(Isa::reference, in.q, in.k, in.v, segments, 0.5f, 1, true);
   Gradients<double> g;
   ASSERT_TRUE(attend_backward(Isa::reference, in, out, dout, segments, 0.5f, 1, g).ok());
@@ -689,11 +716,12 @@ TEST(AttentionReferenceTest, ContractsAreChecked) {
   Inputs<float> in(10, {4, 2, 8}, 1);
   Rows<float> out(10, 4, 8);
   const auto blocks = contiguous_blocks(0, 10);
-  AttentionSegment s{0, 10, 10, blocks.data()};
+  AttentionSegment s{0, 10, 10};
   AttentionDesc d{.q = in.q.view(),
                   .k = in.k.view(),
                   .v = in.v.view(),
                   .out = out.view(),
+                  .blocks = blocks.data(),
                   .segments = &s,
                   .num_segments = 1};
   for (Isa isa : cpu::available_isas()) {
@@ -708,6 +736,9 @@ TEST(AttentionReferenceTest, ContractsAreChecked) {
     s.kv_len = 11;
     EXPECT_FALSE(call(kernel, d, 1).ok()) << "a key row outside k";
     s.kv_len = 10;
+    AttentionDesc wide = d;
+    wide.v.shape[2] = 4;
+    EXPECT_FALSE(call(kernel, wide, 1).ok()) << "v and out of two sizes";
     AttentionDesc three = d;
     three.q.shape[1] = three.out.shape[1] = 3;
     EXPECT_FALSE(call(kernel, three, 1).ok());
@@ -718,6 +749,7 @@ TEST(AttentionReferenceTest, ContractsAreChecked) {
                               .k = in64.k.view(),
                               .v = in64.v.view(),
                               .out = out64.view(),
+                              .blocks = blocks.data(),
                               .segments = &s,
                               .num_segments = 1};
       EXPECT_FALSE(call(kernel, d64, 1).ok());

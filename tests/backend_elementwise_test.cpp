@@ -65,6 +65,37 @@ TEST(Rope, HalfSplitLayoutOfTransformers) {
   }
 }
 
+// Interleaved: pairs are neighbours. The same numbers as halves give, in their places; in all
+// dtypes and on all paths, to the last bit.
+TEST(Rope, InterleavedIsHalfSplitOfPermutedColumns) {
+  const int64_t t = 3, h = 2, d = 20, n = t * h * d;
+  const auto halves_of = [d](int64_t i) {  // where column i of halves stands among pairs
+    const int64_t row = i / d * d, k = i % d;
+    return row + (k < d / 2 ? 2 * k : 2 * (k - d / 2) + 1);
+  };
+  for (Isa isa : cpu::available_isas()) {
+    for (const DType dtype : {DType::f32, DType::bf16}) {
+      for (const bool inverse : {false, true}) {
+        Array pairs(dtype, {t, h, d}), halves(dtype, {t, h, d}), table(DType::f32, {t, d});
+        const auto x = numbers(7, n), angles = table_values(t, d);
+        for (int64_t i = 0; i < n; ++i) {
+          halves.set(i, x[static_cast<size_t>(i)]);
+          pairs.set(halves_of(i), x[static_cast<size_t>(i)]);
+        }
+        for (int64_t i = 0; i < t * d; ++i) table.set(i, angles[static_cast<size_t>(i)]);
+        RopeDesc desc{
+            .x = halves.view(), .table = table.view(), .y = halves.view(), .inverse = inverse};
+        ASSERT_TRUE(run_kernel(cpu::rope(isa), desc, 2).ok());
+        desc.x = desc.y = pairs.view();
+        desc.interleaved = true;
+        ASSERT_TRUE(run_kernel(cpu::rope(isa), desc, 2).ok());
+        for (int64_t i = 0; i < n; ++i) EXPECT_EQ(pairs.get(halves_of(i)), halves.get(i)) << i;
+        EXPECT_TRUE(pairs.guards_intact());
+      }
+    }
+  }
+}
+
 // The inverse is the transpose, and as rotations are orthogonal it undoes the forward one.
 TEST(Rope, InverseUndoes) {
   const Op forward = rope_op(5, 2, 64, false);

@@ -40,16 +40,12 @@ void upload_stream(Context& ctx, const ModelConfig& config, const Stream& stream
   if (!wanted.empty()) in.wanted_ids = upload(ctx, std::span<const int64_t>(wanted_ids));
 }
 
-// Blocks are added for all segments first: segments point into the finished vector.
-void point_segments(const Stream& stream, const std::vector<size_t>& first_block,
-                    ops::AttentionPlan& plan) {
-  for (size_t i = 0; i < stream.segments.size(); ++i) {
-    const Segment& s = stream.segments[i];
-    plan.segments.push_back({.q_begin = s.begin,
-                             .q_len = s.len,
-                             .kv_len = s.pos0 + s.len,
-                             .blocks = plan.blocks.data() + first_block[i]});
-  }
+// A segment whose blocks are added to the plan's next.
+void add_segment(const Segment& s, ops::AttentionPlan& plan) {
+  plan.segments.push_back({.q_begin = s.begin,
+                           .q_len = s.len,
+                           .kv_len = s.pos0 + s.len,
+                           .first_block = static_cast<int32_t>(plan.blocks.size())});
 }
 
 }  // namespace
@@ -85,14 +81,12 @@ StreamInputs make_inputs(Context& ctx, const ModelConfig& config, const Stream& 
                          std::span<const int32_t> wanted) {
   StreamInputs in;
   upload_stream(ctx, config, stream, wanted, in);
-  std::vector<size_t> first;
   for (const Segment& s : stream.segments) {
     HONE_CHECK(s.parent == -1 && s.pos0 == 0, "a stream without a cache holds whole sequences");
-    first.push_back(in.plan.blocks.size());
+    add_segment(s, in.plan);
     for (int32_t row = 0; row < s.len; row += kKeyBlock)
       in.plan.blocks.push_back({.row = s.begin + row});
   }
-  point_segments(stream, first, in.plan);
   return in;
 }
 
@@ -102,11 +96,10 @@ StreamInputs make_cached_inputs(Context& ctx, const ModelConfig& config, const S
   StreamInputs in;
   upload_stream(ctx, config, stream, wanted, in);
   in.cache = &cache;
-  std::vector<size_t> first;
   std::vector<int32_t> rows(stream.tokens.size());
   for (size_t i = 0; i < stream.segments.size(); ++i) {
     const Segment& s = stream.segments[i];
-    first.push_back(in.plan.blocks.size());
+    add_segment(s, in.plan);
     const int32_t keys = s.pos0 + s.len;
     HONE_CHECK(static_cast<int64_t>(blocks[i].size()) * kKeyBlock >= keys);
     for (int32_t b = 0; b * kKeyBlock < keys; ++b) {
@@ -122,7 +115,6 @@ StreamInputs make_cached_inputs(Context& ctx, const ModelConfig& config, const S
     }
   }
   in.cache_rows = upload(ctx, std::span<const int32_t>(rows));
-  point_segments(stream, first, in.plan);
   return in;
 }
 

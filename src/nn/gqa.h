@@ -29,7 +29,7 @@ class Gqa final : public Mixer {
   Tensor attend(Context& ctx, const MixerCall& call, const Tensor& qkv) const;
 
   GqaSpec spec_;
-  ops::HeadLayout layout_;
+  ops::HeadRange q_heads_, k_heads_, v_heads_;  // of [q | k | v]
   Linear q_, k_, v_, o_;
   ParamId q_norm_ = kNoParam, k_norm_ = kNoParam;
 };

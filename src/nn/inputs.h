@@ -4,7 +4,7 @@
 #include <vector>
 
 #include "exec/context.h"
-#include "ops/block.h"
+#include "ops/attention.h"
 
 namespace hone::nn {
 
@@ -36,10 +36,17 @@ struct StreamInputs {
                       // without a cache
   KvCache* cache = nullptr;
   StreamInputs() = default;
-  StreamInputs(const StreamInputs&) = delete;  // the plan is pointed to
+  StreamInputs(const StreamInputs&) = delete;  // the tape points to the plan
   StreamInputs& operator=(const StreamInputs&) = delete;
   StreamInputs(StreamInputs&&) = default;
   StreamInputs& operator=(StreamInputs&&) = default;
 };
+
+// Writes keys or values [T, heads, dim] of the stream's tokens to their rows of a cache.
+inline void store_in_cache(Context& ctx, const StreamInputs& in, const View& heads,
+                           const Tensor& cache) {
+  launch(ctx, ScatterRowsDesc{.y = heads, .rows = in.cache_rows.view(), .x = cache.view()},
+         "kv_cache");
+}
 
 }  // namespace hone::nn

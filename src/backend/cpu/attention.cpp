@@ -40,18 +40,19 @@ AttentionPath path_of(Isa isa, DType dtype) {
 // ---- Shapes and their checks
 
 struct Shape {
-  int64_t tokens, keys;  // T, S
-  int heads, key_heads, group, dim;
+  int64_t tokens, keys;                         // T, S
+  int heads, key_heads, group, dim, value_dim;  // H, K, H / K, D, E
 };
 
-Shape shape_of(const View& q, const View& k) {
+Shape shape_of(const View& q, const View& k, const View& v) {
   const int heads = static_cast<int>(q.shape[1]), key_heads = static_cast<int>(k.shape[1]);
   return {.tokens = q.shape[0],
           .keys = k.shape[0],
           .heads = heads,
           .key_heads = key_heads,
           .group = key_heads > 0 ? heads / key_heads : 0,
-          .dim = static_cast<int>(q.shape[2])};
+          .dim = static_cast<int>(q.shape[2]),
+          .value_dim = static_cast<int>(v.shape[2])};
 }
 
 bool same_shape(const View& a, const View& b) {
@@ -69,10 +70,14 @@ const char* check_shapes(const View& q, const View& k, const View& v, const View
     return "attention: q, k, v, out must be [rows, heads, dim] of one dtype with a contiguous last "
            "dim";
   }
-  if (!same_shape(k, v) || !same_shape(q, out))
-    return "attention: shapes of k and v, or of q and out differ";
-  if (q.shape[2] != k.shape[2] || q.shape[2] < 1 || q.shape[2] > kAttentionMaxHeadDim) {
-    return "attention: the head dim must be the same for q and k, from 1 to 256";
+  if (k.shape[0] != v.shape[0] || k.shape[1] != v.shape[1] || q.shape[0] != out.shape[0] ||
+      q.shape[1] != out.shape[1]) {
+    return "attention: rows or heads of k and v, or of q and out differ";
+  }
+  const auto fits = [](int64_t dim) { return dim >= 1 && dim <= kAttentionMaxHeadDim; };
+  if (q.shape[2] != k.shape[2] || v.shape[2] != out.shape[2] || !fits(q.shape[2]) ||
+      !fits(v.shape[2])) {
+    return "attention: the head dim must be the same for q and k, and for v and out, from 1 to 576";
   }
   if (k.shape[1] < 1 || q.shape[1] < 1 || q.shape[1] % k.shape[1] != 0) {
     return "attention: query heads must be a multiple of key heads";
@@ -88,16 +93,17 @@ const char* check_shapes(const View& q, const View& k, const View& v, const View
 
 int block_count(const AttentionSegment& s) { return (s.kv_len + kKeyBlock - 1) / kKeyBlock; }
 
-const char* check_segments(const Shape& shape, const AttentionSegment* segments, int count) {
+const char* check_segments(const Shape& shape, const KeyBlock* blocks,
+                           const AttentionSegment* segments, int count) {
   for (int i = 0; i < count; ++i) {
     const AttentionSegment& s = segments[i];
     if (s.q_len < 0 || s.q_begin < 0 || s.q_begin + int64_t{s.q_len} > shape.tokens ||
-        s.kv_len < s.q_len) {
+        s.kv_len < s.q_len || s.first_block < 0) {
       return "attention: a segment reaches outside the stream, or has fewer keys than queries";
     }
     if (s.q_len == 0) continue;
     for (int b = 0; b < block_count(s); ++b) {
-      const KeyBlock& block = s.blocks[b];
+      const KeyBlock& block = blocks[s.first_block + b];
       const int n = std::min(kKeyBlock, s.kv_len - b * kKeyBlock);
       const int first = std::clamp(block.split, 0, n);
       if ((first > 0 && (block.row < 0 || block.row + int64_t{first} > shape.keys)) ||
@@ -110,33 +116,34 @@ const char* check_segments(const Shape& shape, const AttentionSegment* segments,
   return nullptr;
 }
 
-int32_t key_row(const AttentionSegment& s, int key) {
-  const KeyBlock& b = s.blocks[key / kKeyBlock];
+int32_t key_row(const KeyBlock* blocks, const AttentionSegment& s, int key) {
+  const KeyBlock& b = blocks[s.first_block + key / kKeyBlock];
   const int i = key % kKeyBlock;
   return i < b.split ? b.row + i : b.row_after + (i - b.split);
 }
 
 // For gradients, segment i's own keys must be its own rows, and those before them keys of earlier
 // segments at the same position, from the first key of such a segment on.
-const char* check_ownership(const AttentionSegment* segments, int count) {
+const char* check_ownership(const KeyBlock* blocks, const AttentionSegment* segments, int count) {
   for (int i = 0; i < count; ++i) {
     const AttentionSegment& s = segments[i];
     if (s.q_len == 0) continue;
     const int before = s.kv_len - s.q_len;
     for (int position = before; position < s.kv_len; ++position) {
-      if (key_row(s, position) != s.q_begin + position - before) {
+      if (key_row(blocks, s, position) != s.q_begin + position - before) {
         return "attention_backward: a segment's own keys must be its own rows, in order";
       }
     }
     int owner = 0;
     for (int position = 0; position < before; ++position) {
-      const int32_t row = key_row(s, position);
+      const int32_t row = key_row(blocks, s, position);
       const auto owns = [&](const AttentionSegment& o) {
         return row >= o.q_begin && row < o.q_begin + o.q_len &&
                o.kv_len - o.q_len + row - o.q_begin == position;
       };
       if (owner < i && owns(segments[owner])) {
-        if (row == segments[owner].q_begin || (position > 0 && key_row(s, position - 1) == row - 1))
+        if (row == segments[owner].q_begin ||
+            (position > 0 && key_row(blocks, s, position - 1) == row - 1))
           continue;
       }
       for (owner = 0; owner < i && !owns(segments[owner]); ++owner) continue;
@@ -210,60 +217,71 @@ class Carver {
   size_t used_ = 0;
 };
 
+// Columns of rows of keys and of values.
+struct Padded {
+  int64_t key, value;
+  explicit Padded(const Shape& s)
+      : key(round_up<int64_t>(s.dim, 32)), value(round_up<int64_t>(s.value_dim, 32)) {}
+};
+
 AttentionBuffers forward_buffers(Carver& c, const Shape& s, int64_t element) {
   AttentionBuffers b;
-  const int64_t p = round_up<int64_t>(s.dim, 32);
+  const Padded p(s);
   const int64_t chunk = std::min<int64_t>(kKeyChunk, round_up<int64_t>(s.keys, kKeyBlock));
   const int64_t rows =
       round_up<int64_t>(std::min(queries_per_task(s), s.tokens) * s.group, kAttentionTileRows);
-  for (int i = 0; i < 2; ++i) b.pack[i] = c.take<char>(chunk * p * element);
-  b.pack[2] = c.take<char>(kKeyBlock * p * element);
-  b.a[0] = c.take<char>(kAttentionTileRows * p * element);
+  b.pack[0] = c.take<char>(chunk * p.key * element);
+  b.pack[1] = c.take<char>(chunk * p.value * element);
+  b.pack[2] = c.take<char>(kKeyBlock * p.value * element);
+  b.a[0] = c.take<char>(kAttentionTileRows * p.key * element);
   b.p[0] = c.take<char>(kAttentionTileRows * kKeyBlock * element);
   for (int i = 0; i < 2; ++i) b.s[i] = c.take<float>(kAttentionTileRows * kKeyBlock * 4);
-  for (int i = 0; i < 2; ++i) b.tile[i] = c.take<float>(kAttentionTileRows * p * 4);
-  if (s.keys > kKeyChunk) b.state[0] = c.take<float>(rows * (p + 2) * 4);
+  for (int i = 0; i < 2; ++i) b.tile[i] = c.take<float>(kAttentionTileRows * p.value * 4);
+  if (s.keys > kKeyChunk) b.state[0] = c.take<float>(rows * (p.value + 2) * 4);
   return b;
 }
 
 AttentionBuffers dq_buffers(Carver& c, const Shape& s, int64_t element) {
   AttentionBuffers b;
-  const int64_t p = round_up<int64_t>(s.dim, 32);
+  const Padded p(s);
   const int64_t keys = std::min<int64_t>(kAttentionDqKeys, round_up<int64_t>(s.keys, kKeyBlock));
   const int64_t rows =
       round_up<int64_t>(std::min(queries_per_task(s), s.tokens) * s.group, kAttentionTileRows);
-  for (int i = 0; i < 3; ++i) b.pack[i] = c.take<char>(keys * p * element);
-  for (int i = 0; i < 2; ++i) b.a[i] = c.take<char>(kAttentionTileRows * p * element);
+  for (int i = 0; i < 3; ++i) b.pack[i] = c.take<char>(keys * (i == 1 ? p.value : p.key) * element);
+  b.a[0] = c.take<char>(kAttentionTileRows * p.key * element);
+  b.a[1] = c.take<char>(kAttentionTileRows * p.value * element);
   b.p[0] = c.take<char>(kAttentionTileRows * kKeyBlock * element);
   for (int i = 0; i < 2; ++i) b.s[i] = c.take<float>(kAttentionTileRows * kKeyBlock * 4);
-  b.state[0] = c.take<float>(rows * p * 4);
+  b.state[0] = c.take<float>(rows * p.key * 4);
   return b;
 }
 
 AttentionBuffers dkv_buffers(Carver& c, const Shape& s, int64_t element) {
   AttentionBuffers b;
-  const int64_t p = round_up<int64_t>(s.dim, 32);
-  for (int i = 0; i < 4; ++i) b.pack[i] = c.take<char>(kAttentionQueryTile * p * element);
-  for (int i = 0; i < 2; ++i) b.a[i] = c.take<char>(kAttentionKeyGroup * p * element);
+  const Padded p(s);
+  const int64_t dims[] = {p.key, p.value};
+  for (int i = 0; i < 4; ++i) b.pack[i] = c.take<char>(kAttentionQueryTile * dims[i / 2] * element);
+  for (int i = 0; i < 2; ++i) b.a[i] = c.take<char>(kAttentionKeyGroup * dims[i] * element);
   for (int i = 0; i < 2; ++i) b.p[i] = c.take<char>(kAttentionTileRows * kKeyBlock * element);
   for (int i = 0; i < 2; ++i) b.s[i] = c.take<float>(kAttentionTileRows * kKeyBlock * 4);
-  for (int i = 0; i < 2; ++i) b.state[i] = c.take<float>(kAttentionKeyGroup * p * 4);
+  for (int i = 0; i < 2; ++i) b.state[i] = c.take<float>(kAttentionKeyGroup * dims[i] * 4);
   return b;
 }
 
 AttentionBuffers whole_buffers(Carver& c, const Shape& s, int64_t element) {
   AttentionBuffers b;
-  const int64_t p = round_up<int64_t>(s.dim, 32);
+  const Padded p(s);
+  const int64_t dims[] = {p.key, p.value};
   const int64_t keys =
       std::min<int64_t>(kAttentionWholeKeys, round_up<int64_t>(s.keys, kAttentionTileRows));
-  for (int i = 0; i < 4; ++i) b.pack[i] = c.take<char>(kAttentionQueryTile * p * element);
-  b.pack[4] = c.take<char>(keys * p * element);
-  for (int i = 0; i < 2; ++i) b.a[i] = c.take<char>(keys * p * element);
+  for (int i = 0; i < 4; ++i) b.pack[i] = c.take<char>(kAttentionQueryTile * dims[i / 2] * element);
+  b.pack[4] = c.take<char>(keys * p.key * element);
+  for (int i = 0; i < 2; ++i) b.a[i] = c.take<char>(keys * dims[i] * element);
   for (int i = 0; i < 2; ++i) b.p[i] = c.take<char>(kAttentionTileRows * kKeyBlock * element);
   b.p[2] = c.take<char>(keys * kKeyBlock * element);
   for (int i = 0; i < 2; ++i) b.s[i] = c.take<float>(kAttentionTileRows * kKeyBlock * 4);
-  b.tile[0] = c.take<float>(kAttentionQueryTile * p * 4);
-  for (int i = 0; i < 2; ++i) b.state[i] = c.take<float>(keys * p * 4);
+  b.tile[0] = c.take<float>(kAttentionQueryTile * p.key * 4);
+  for (int i = 0; i < 2; ++i) b.state[i] = c.take<float>(keys * dims[i] * 4);
   return b;
 }
 
@@ -306,7 +324,7 @@ size_t forward_scratch(const DeviceProps& props, const AttentionDesc& d) {
   const int64_t element = path_of(isa, d.q.dtype).pack_bytes;
   return prefix_bytes(d.num_segments) +
          static_cast<size_t>(props.threads) *
-             buffer_bytes(forward_buffers, shape_of(d.q, d.k), element);
+             buffer_bytes(forward_buffers, shape_of(d.q, d.k, d.v), element);
 }
 
 template <Isa isa>
@@ -315,16 +333,18 @@ Status forward(const KernelCtx& ctx, const AttentionDesc& d) {
   if (path.forward == nullptr)
     return {"attention: this instruction path does not take tensors of this dtype"};
   if (const char* error = check_shapes(d.q, d.k, d.v, d.out, d.saved)) return {error};
-  const Shape shape = shape_of(d.q, d.k);
-  if (const char* error = check_segments(shape, d.segments, d.num_segments)) return {error};
+  const Shape shape = shape_of(d.q, d.k, d.v);
+  if (const char* error = check_segments(shape, d.blocks, d.segments, d.num_segments))
+    return {error};
   DeviceProps props = *ctx.props;
   props.threads = ctx.pool->size();
   if (ctx.scratch_bytes < forward_scratch<isa>(props, d)) return {"attention: not enough scratch"};
   AttentionArgs a;
   a.q = rows_of(d.q), a.k = rows_of(d.k), a.v = rows_of(d.v), a.out = rows_of(d.out),
   a.saved = rows_of(d.saved);
-  a.segments = d.segments, a.num_segments = d.num_segments;
-  a.heads = shape.heads, a.group = shape.group, a.dim = shape.dim, a.scale = d.scale;
+  a.blocks = d.blocks, a.segments = d.segments, a.num_segments = d.num_segments;
+  a.heads = shape.heads, a.group = shape.group, a.dim = shape.dim, a.value_dim = shape.value_dim,
+  a.scale = d.scale;
   char* scratch = static_cast<char*>(ctx.scratch);
   const Tasks tasks = make_tasks(reinterpret_cast<int32_t*>(scratch), d.segments, d.num_segments,
                                  shape.key_heads, queries_per_task(shape));
@@ -361,11 +381,11 @@ Pairs count_pairs(const AttentionSegment* segments, int count) {
 }
 
 Cost forward_cost(const AttentionDesc& d) {
-  const Shape s = shape_of(d.q, d.k);
+  const Shape s = shape_of(d.q, d.k, d.v);
   const Pairs p = count_pairs(d.segments, d.num_segments);
   const double element = static_cast<double>(dtype_size(d.q.dtype));
-  return {.flops = p.pairs * s.heads * s.dim * 4,
-          .bytes = (p.queries * s.heads + p.keys * s.key_heads) * s.dim * 2 * element};
+  return {.flops = p.pairs * s.heads * (s.dim + s.value_dim) * 2,
+          .bytes = (p.queries * s.heads + p.keys * s.key_heads) * (s.dim + s.value_dim) * element};
 }
 
 // ---- Backward
@@ -373,7 +393,7 @@ Cost forward_cost(const AttentionDesc& d) {
 template <Isa isa>
 size_t backward_scratch(const DeviceProps& props, const AttentionBackwardDesc& d) {
   const int64_t element = path_of(isa, d.q.dtype).pack_bytes;
-  const Shape s = shape_of(d.q, d.k);
+  const Shape s = shape_of(d.q, d.k, d.v);
   const size_t delta =
       round_up<size_t>(static_cast<size_t>(s.tokens * s.heads) * (element == 0 ? 8 : 4), 64);
   return prefix_bytes(d.num_segments) + delta +
@@ -390,11 +410,13 @@ Status backward(const KernelCtx& ctx, const AttentionBackwardDesc& d) {
   if (d.saved.none()) return {"attention_backward: needs what the forward pass saved"};
   if (const char* error = check_shapes(d.q, d.k, d.v, d.out, d.saved)) return {error};
   if (const char* error = check_shapes(d.dq, d.dk, d.dv, d.dout, {})) return {error};
-  if (!same_shape(d.q, d.dq) || !same_shape(d.k, d.dk) || d.q.dtype != d.dq.dtype)
+  if (!same_shape(d.q, d.dq) || !same_shape(d.k, d.dk) || !same_shape(d.v, d.dv) ||
+      d.q.dtype != d.dq.dtype)
     return {"attention_backward: gradients are unlike their tensors"};
-  const Shape shape = shape_of(d.q, d.k);
-  if (const char* error = check_segments(shape, d.segments, d.num_segments)) return {error};
-  if (const char* error = check_ownership(d.segments, d.num_segments)) return {error};
+  const Shape shape = shape_of(d.q, d.k, d.v);
+  if (const char* error = check_segments(shape, d.blocks, d.segments, d.num_segments))
+    return {error};
+  if (const char* error = check_ownership(d.blocks, d.segments, d.num_segments)) return {error};
   DeviceProps props = *ctx.props;
   props.threads = ctx.pool->size();
   if (ctx.scratch_bytes < backward_scratch<isa>(props, d))
@@ -407,8 +429,9 @@ Status backward(const KernelCtx& ctx, const AttentionBackwardDesc& d) {
   a.saved = rows_of(d.saved);
   a.dout = rows_of(d.dout), a.dq = rows_of(d.dq), a.dk = rows_of(d.dk), a.dv = rows_of(d.dv);
   a.delta = scratch;
-  a.segments = d.segments, a.num_segments = d.num_segments;
-  a.heads = shape.heads, a.group = shape.group, a.dim = shape.dim, a.scale = d.scale;
+  a.blocks = d.blocks, a.segments = d.segments, a.num_segments = d.num_segments;
+  a.heads = shape.heads, a.group = shape.group, a.dim = shape.dim, a.value_dim = shape.value_dim,
+  a.scale = d.scale;
   scratch += round_up<size_t>(
       static_cast<size_t>(shape.tokens * shape.heads) * (path.pack_bytes == 0 ? 8 : 4), 64);
   const auto run = [&](MakeBuffers make, int64_t piece, int64_t above, int64_t most, auto fn) {
@@ -427,11 +450,12 @@ Status backward(const KernelCtx& ctx, const AttentionBackwardDesc& d) {
 }
 
 Cost backward_cost(const AttentionBackwardDesc& d) {
-  const Shape s = shape_of(d.q, d.k);
+  const Shape s = shape_of(d.q, d.k, d.v);
   const Pairs p = count_pairs(d.segments, d.num_segments);
   const double element = static_cast<double>(dtype_size(d.q.dtype));
-  return {.flops = p.pairs * s.heads * s.dim * 10,
-          .bytes = (p.queries * s.heads + p.keys * s.key_heads) * s.dim * 4 * element};
+  return {
+      .flops = p.pairs * s.heads * (s.dim * 6 + s.value_dim * 4),
+      .bytes = (p.queries * s.heads + p.keys * s.key_heads) * (s.dim + s.value_dim) * 2 * element};
 }
 
 template <Isa isa>

@@ -13,7 +13,7 @@
 
 namespace hone::cpu {
 
-constexpr int kAttentionMaxHeadDim = 256;
+constexpr int kAttentionMaxHeadDim = 576;
 constexpr int kAttentionTileRows =
     32;  // (token, head) rows that the forward and dq passes work on at once
 constexpr int kAttentionKeyGroup = 256;   // own keys of a dk/dv task
@@ -23,7 +23,7 @@ constexpr int kAttentionQueryTile =
     64;  // (token, head) columns that the dk/dv pass works on at once
 
 struct AttentionArgs {
-  // [T or S, heads, D]: base and strides in elements of the token and head dims.
+  // [T or S, heads, D or E]: base and strides in elements of the token and head dims.
   struct Rows {
     void* data = nullptr;
     int64_t token = 0, head = 0;
@@ -32,13 +32,14 @@ struct AttentionArgs {
   Rows dout, dq, dk, dv;     // backward only
   void* delta = nullptr;  // backward only: sum(dout * out) [T, H], written by the dq pass; f32, or
                           // f64 on the reference path
+  const KeyBlock* blocks = nullptr;
   const AttentionSegment* segments = nullptr;
   int num_segments = 0;
-  int heads = 0, group = 0, dim = 0;  // H, H / K, D
+  int heads = 0, group = 0, dim = 0, value_dim = 0;  // H, H / K, D, E
   double scale = 1;
 };
 
-// Buffers of one worker, 64-byte aligned; sizes in attention.cpp. P is D rounded up to 32; an
+// Buffers of one worker, 64-byte aligned; sizes in attention.cpp. P is D or E rounded up to 32; an
 // element of a pack is 4 bytes (f32 paths) or 2.
 struct AttentionBuffers {
   char* pack[5] =

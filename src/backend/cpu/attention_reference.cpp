@@ -38,8 +38,8 @@ T* at(const AttentionArgs::Rows& rows, int64_t token, int64_t head) {
   return static_cast<T*>(rows.data) + token * rows.token + head * rows.head;
 }
 
-int64_t key_row(const AttentionSegment& s, int key) {
-  const KeyBlock& b = s.blocks[key / kKeyBlock];
+int64_t key_row(const AttentionArgs& a, const AttentionSegment& s, int key) {
+  const KeyBlock& b = a.blocks[s.first_block + key / kKeyBlock];
   const int i = key % kKeyBlock;
   return i < b.split ? b.row + i : b.row_after + (i - b.split);
 }
@@ -80,7 +80,7 @@ void forward_row(const AttentionArgs& a, const AttentionSegment& seg, int query,
       Acc p[kKeyBlock];
       Acc max = c.max;
       for (int j = 0; j < n; ++j) {
-        p[j] = dot<T, Acc>(q, at<T>(a.k, key_row(seg, block + j), key_head), a.dim) * scale;
+        p[j] = dot<T, Acc>(q, at<T>(a.k, key_row(a, seg, block + j), key_head), a.dim) * scale;
         if (!(p[j] <= max)) max = p[j];
       }
       const Acc keep = State<Acc>::factor(c.max, max);
@@ -92,10 +92,10 @@ void forward_row(const AttentionArgs& a, const AttentionSegment& seg, int query,
       }
       c.max = max;
       c.sum = c.sum * keep + sum;
-      for (int d = 0; d < a.dim; ++d) c.out[d] *= keep;
+      for (int d = 0; d < a.value_dim; ++d) c.out[d] *= keep;
       for (int j = 0; j < n; ++j) {
-        const T* v = at<T>(a.v, key_row(seg, block + j), key_head);
-        for (int d = 0; d < a.dim; ++d) c.out[d] += p[j] * static_cast<Acc>(load(v[d]));
+        const T* v = at<T>(a.v, key_row(a, seg, block + j), key_head);
+        for (int d = 0; d < a.value_dim; ++d) c.out[d] += p[j] * static_cast<Acc>(load(v[d]));
       }
     }
     if (chunk == 0) {
@@ -106,11 +106,11 @@ void forward_row(const AttentionArgs& a, const AttentionSegment& seg, int query,
     const Acc keep = State<Acc>::factor(total.max, max), add = State<Acc>::factor(c.max, max);
     total.max = max;
     total.sum = total.sum * keep + c.sum * add;
-    for (int d = 0; d < a.dim; ++d) total.out[d] = total.out[d] * keep + c.out[d] * add;
+    for (int d = 0; d < a.value_dim; ++d) total.out[d] = total.out[d] * keep + c.out[d] * add;
   }
   const Acc inverse = 1 / total.sum;
   T* out = at<T>(a.out, token, head);
-  for (int d = 0; d < a.dim; ++d) out[d] = store<T>(total.out[d] * inverse);
+  for (int d = 0; d < a.value_dim; ++d) out[d] = store<T>(total.out[d] * inverse);
   if (a.saved.data != nullptr) {
     Saved<T>* saved = at<Saved<T>>(a.saved, token, head);
     saved[0] = static_cast<Saved<T>>(total.max);
@@ -127,7 +127,7 @@ Acc score_gradient(const AttentionArgs& a, int64_t token, int head, int64_t row,
   const Saved<T>* saved = at<Saved<T>>(a.saved, token, head);
   p = std::exp(s * static_cast<Acc>(a.scale) - static_cast<Acc>(saved[0])) *
       static_cast<Acc>(saved[1]);
-  const Acc dp = dot<T, Acc>(at<T>(a.dout, token, head), at<T>(a.v, row, key_head), a.dim);
+  const Acc dp = dot<T, Acc>(at<T>(a.dout, token, head), at<T>(a.v, row, key_head), a.value_dim);
   return p * (dp - delta);
 }
 
@@ -147,11 +147,11 @@ void backward_dq(const AttentionArgs& a, const AttentionTask& t) {
     const int64_t token = seg.q_begin + i;
     const int keys = seg.kv_len - seg.q_len + i + 1;
     for (int head = t.key_head * a.group; head < (t.key_head + 1) * a.group; ++head) {
-      const Acc delta = dot<T, Acc>(at<T>(a.dout, token, head), at<T>(a.out, token, head), a.dim);
+      const Acc delta = dot<T, Acc>(at<T>(a.dout, token, head), at<T>(a.out, token, head), a.value_dim);
       static_cast<Acc*>(a.delta)[token * a.heads + head] = delta;
       Acc sum[kAttentionMaxHeadDim] = {};
       for (int j = 0; j < keys; ++j) {
-        const int64_t row = key_row(seg, j);
+        const int64_t row = key_row(a, seg, j);
         Acc p;
         const Acc ds = round_to<T, Acc>(score_gradient<T, Acc>(a, token, head, row, delta, p));
         const T* k = at<T>(a.k, row, t.key_head);
@@ -172,7 +172,7 @@ void backward_dkv(const AttentionArgs& a, const AttentionTask& t) {
     Acc dk[kAttentionMaxHeadDim] = {}, dv[kAttentionMaxHeadDim] = {};
     for (int s = 0; s < a.num_segments; ++s) {
       const AttentionSegment& seg = a.segments[s];
-      if (position >= seg.kv_len || key_row(seg, position) != row) continue;
+      if (position >= seg.kv_len || key_row(a, seg, position) != row) continue;
       const int before = seg.kv_len - seg.q_len;
       for (int head = t.key_head * a.group; head < (t.key_head + 1) * a.group; ++head) {
         for (int j = position > before ? position - before : 0; j < seg.q_len; ++j) {
@@ -183,19 +183,15 @@ void backward_dkv(const AttentionArgs& a, const AttentionTask& t) {
           p = round_to<T, Acc>(p);
           const T* q = at<T>(a.q, token, head);
           const T* dout = at<T>(a.dout, token, head);
-          for (int d = 0; d < a.dim; ++d) {
-            dk[d] += ds * static_cast<Acc>(load(q[d]));
-            dv[d] += p * static_cast<Acc>(load(dout[d]));
-          }
+          for (int d = 0; d < a.dim; ++d) dk[d] += ds * static_cast<Acc>(load(q[d]));
+          for (int d = 0; d < a.value_dim; ++d) dv[d] += p * static_cast<Acc>(load(dout[d]));
         }
       }
     }
     T* dk_row = at<T>(a.dk, row, t.key_head);
     T* dv_row = at<T>(a.dv, row, t.key_head);
-    for (int d = 0; d < a.dim; ++d) {
-      dk_row[d] = store<T>(dk[d] * static_cast<Acc>(a.scale));
-      dv_row[d] = store<T>(dv[d]);
-    }
+    for (int d = 0; d < a.dim; ++d) dk_row[d] = store<T>(dk[d] * static_cast<Acc>(a.scale));
+    for (int d = 0; d < a.value_dim; ++d) dv_row[d] = store<T>(dv[d]);
   }
 }
 

@@ -37,6 +37,28 @@ Status run_rope_table(Isa isa, const KernelCtx& ctx, const RopeTableDesc& d) {
   return {};
 }
 
+// Neighbours as halves and back, through a row of the type computed in.
+template <class T, class Wide>
+void rope_interleaved(const RowOps& ops, const RopeDesc& d, int64_t t) {
+  constexpr int64_t kMost = 1024;
+  Wide halves[kMost];
+  const int64_t size = d.x.shape[2], half = size / 2;
+  for (int64_t h = 0; h < d.x.shape[1]; ++h) {
+    const T* x = d.x.row<T>(t) + h * d.x.stride[1];
+    T* y = d.y.row<T>(t) + h * d.y.stride[1];
+    for (int64_t i = 0; i < half; ++i) {
+      halves[i] = static_cast<Wide>(x[2 * i]);
+      halves[half + i] = static_cast<Wide>(x[2 * i + 1]);
+    }
+    const Span row{halves, sizeof(Wide) == 8 ? DType::f64 : DType::f32};
+    ops.rope(row, size, row, size, 1, at(d.table, t * d.table.stride[0]), size, d.inverse);
+    for (int64_t i = 0; i < half; ++i) {
+      y[2 * i] = static_cast<T>(halves[i]);
+      y[2 * i + 1] = static_cast<T>(halves[half + i]);
+    }
+  }
+}
+
 Status run_rope(Isa isa, const KernelCtx& ctx, const RopeDesc& d) {
   if (d.x.rank != 3 || !same_shape(d.x, d.y) || d.table.rank != 2) return {"rope: shapes"};
   const int64_t heads = d.x.shape[1], size = d.x.shape[2];
@@ -46,7 +68,14 @@ Status run_rope(Isa isa, const KernelCtx& ctx, const RopeDesc& d) {
   if (!is_float(isa, d.x) || !is_float(isa, d.y) || !is_float(isa, d.table)) return {"rope: dtype"};
   if (!last_dim_ok(d.x) || !last_dim_ok(d.y) || !last_dim_ok(d.table)) return {"rope: layout"};
   const RowOps& ops = row_ops(isa);
+  if (d.interleaved && (size > 1024 || d.x.dtype != d.y.dtype))
+    return {"rope: interleaved heads have at most 1024 columns, and one dtype"};
   for_rows(ctx, d.x.shape[0], 2 * heads * bytes_of(d.x), [&](int64_t t) {
+    if (d.interleaved) {
+      if (d.x.dtype == DType::f64) return rope_interleaved<double, double>(ops, d, t);
+      if (d.x.dtype == DType::f32) return rope_interleaved<float, float>(ops, d, t);
+      return rope_interleaved<bf16, float>(ops, d, t);
+    }
     ops.rope(at(d.x, t * d.x.stride[0]), d.x.stride[1], at(d.y, t * d.y.stride[0]), d.y.stride[1],
              heads, at(d.table, t * d.table.stride[0]), size, d.inverse);
   });

@@ -1,6 +1,6 @@
 // Causal grouped-query attention over a packed stream, pages or a shared prefix: three ways to fill
 // one key table. Legend: T query rows, S key rows, H query heads, K key heads (H a multiple of K),
-// D head dim (any size from 1 to 256).
+// D head dim of queries and keys, E of values and outputs (any sizes from 1 to 576).
 #pragma once
 
 #include "tensor/view.h"
@@ -23,12 +23,12 @@ struct KeyBlock {
 
 // Queries [q_begin, q_begin + q_len) of the stream attend to the sequence's first kv_len keys,
 // causally: the last query sees all kv_len keys, query i sees kv_len - q_len + i + 1 of them.
-// blocks: ceil(kv_len / 64) entries.
+// Its ceil(kv_len / 64) entries of the table of key blocks begin at first_block.
 struct AttentionSegment {
   int32_t q_begin = 0;
   int32_t q_len = 0;
   int32_t kv_len = 0;
-  const KeyBlock* blocks = nullptr;
+  int32_t first_block = 0;
 };
 
 // out = softmax(scale * q kᵀ) v per segment and head; head h reads key head h / (H/K). Scores,
@@ -39,9 +39,10 @@ struct AttentionSegment {
 struct AttentionDesc {
   View q;      // [T, H, D]
   View k;      // [S, K, D]
-  View v;      // [S, K, D]
-  View out;    // [T, H, D]
+  View v;      // [S, K, E]
+  View out;    // [T, H, E]
   View saved;  // none at inference
+  const KeyBlock* blocks = nullptr;
   const AttentionSegment* segments = nullptr;
   int num_segments = 0;
   float scale = 1;
@@ -52,8 +53,9 @@ struct AttentionDesc {
 // any number of threads.
 struct AttentionBackwardDesc {
   View q, k, v, out, saved;
-  View dout;        // [T, H, D]
+  View dout;        // [T, H, E]
   View dq, dk, dv;  // shapes of q, k, v
+  const KeyBlock* blocks = nullptr;
   const AttentionSegment* segments = nullptr;
   int num_segments = 0;
   float scale = 1;

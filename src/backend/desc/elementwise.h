@@ -16,12 +16,14 @@ struct RopeTableDesc {
 };
 
 // Rotary embedding in the half-split layout of Hugging Face (Su et al., 2021): with x = [a | b], y
-// = [a cos - b sin | b cos + a sin]. inverse: the transpose, for gradients. y may be x.
+// = [a cos - b sin | b cos + a sin]. inverse: the transpose, for gradients. interleaved: a and b are
+// the even and the odd columns (DeepSeek, GLM). y may be x.
 struct RopeDesc {
   View x;      // [T, H, D]
   View table;  // [T, D]
   View y;      // [T, H, D]
   bool inverse = false;
+  bool interleaved = false;
 };
 
 // y = silu(gate) * up (SwiGLU, Shazeer 2020).
