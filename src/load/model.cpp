@@ -62,6 +62,20 @@ uint64_t Model::mapped_bytes() const {
   return n;
 }
 
+size_t Model::least_weights_memory() const {
+  HONE_CHECK(reader_.has_value(), "needs the files");
+  StreamedFiles files(*reader_, 0);
+  for (ParamId id = 0; id < params_.count(); ++id) {
+    if (!params_.owned(id)) files.add(id, params_.spec(id).unit, sources_[static_cast<size_t>(id)]);
+  }
+  keep_tied(files);
+  return files.least();
+}
+
+void Model::keep_tied(StreamedFiles& files) const {
+  if (config().tie_word_embeddings) files.keep(params_.spec(decoder_->embedding()).unit);
+}
+
 uint64_t Model::file_bytes() const {
   if (reader_) return reader_->total_bytes();
   uint64_t n = 0;
@@ -175,7 +189,7 @@ void Model::load(uint64_t init_seed, bool copy_weights) {
   }
   if (machine_.meta()) return;
   if (streamed_) {
-    if (config().tie_word_embeddings) streamed_->keep(params_.spec(decoder_->embedding()).unit);
+    keep_tied(*streamed_);
     streamed_->start();
   }
   fill_adapter(init_seed);

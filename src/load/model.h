@@ -44,7 +44,9 @@ class Model {
   Device& device() { return *device_; }
   DType dtype() const { return dtype_; }
   const std::filesystem::path& folder() const { return options_.folder; }
-  uint64_t mapped_bytes() const;  // of weights used from the mapped files
+  uint64_t mapped_bytes() const;  // of weights used from files, mapped or read as they are needed
+  // The least weights_memory for these; after load().
+  size_t least_weights_memory() const;
   uint64_t file_bytes() const;  // of all weights, as they are (or without them: would be) in files
 
   // A new adapter: every linear of the blocks that the config targets gets a pair, without values.
@@ -85,6 +87,7 @@ class Model {
   // To bf16t from its numbers as bf16. False: the device or the numbers are not fit for it.
   bool pack_parameter(ParamId id, const void* data);
   void drop_pages(ParamId id);
+  void keep_tied(StreamedFiles& files) const;
 
   Machine& machine_;
   ModelOptions options_;

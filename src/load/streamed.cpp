@@ -79,6 +79,7 @@ void StreamedFiles::lay_out(Unit& unit) {
     size_t file;
     uint64_t begin, end;
   };
+  if (!unit.extents.empty()) return;
   std::vector<Piece> pieces;
   for (const auto& [id, source] : unit.values) {
     for (const io::TensorEntry* t : tensors_of(source))
@@ -111,9 +112,10 @@ size_t StreamedFiles::place_of(const Unit& unit, const io::TensorEntry& tensor) 
   HONE_CHECK(false, "a tensor outside of its unit");
 }
 
-size_t StreamedFiles::least() const {
+size_t StreamedFiles::least() {
   size_t kept = 0, largest = 0, second = 0;
-  for (const auto& [number, u] : units_) {
+  for (auto& [number, u] : units_) {
+    lay_out(u);
     if (u.kept) {
       kept += u.bytes;
     } else if (u.bytes > largest) {

@@ -31,7 +31,7 @@ class StreamedFiles final : public Residency {
   // After the last add: begins to read. UserError if the budget is less than least().
   void start();
   // What is kept, and room for the two largest other units: one is used, one is read.
-  size_t least() const;
+  size_t least();
 
   ParamValue acquire(ParamId id) override;
   void release(ParamId id) override;
@@ -72,7 +72,7 @@ class StreamedFiles final : public Residency {
     bool scaled = false;
   };
 
-  void lay_out(Unit& unit);
+  void lay_out(Unit& unit);  // once
   size_t place_of(const Unit& unit, const io::TensorEntry& tensor) const;
   size_t file_index(const io::TensorEntry& tensor) const;
   void move_to(int unit);

@@ -10,9 +10,9 @@ namespace hone::plan {
 namespace {
 
 // Parts of the process outside of the arena, as VmHWM and RssAnon + RssFile showed them on Debian
-// 12 (x86-64, 2 threads, 2026-11-23):
-// the program, its libraries, stacks and heap: 12 MB of file pages and 5 MB of its own.
-constexpr size_t kProgramBytes = size_t{17} << 20;
+// 12 (x86-64, 2 threads, 2026-11-28):
+// the program, its libraries, stacks and heap: 16 MB of file pages and 5 MB of its own.
+constexpr size_t kProgramBytes = size_t{21} << 20;
 // What a tokenizer keeps, per byte of tokenizer.json: 42 MiB for Qwen2.5's 6.7 MiB.
 constexpr double kTokenizerFactor = 6.2;
 // The same while it is being read: 172 MiB.
@@ -72,6 +72,8 @@ class Planned {
       : o_(o), machine_({.threads = o.threads, .meta = true}), recipe_(make(machine_, nullptr)) {}
 
   int64_t longest_unit() const { return recipe_->longest_unit(); }
+  // After run(): that weights_memory may be, and what it would spare.
+  size_t least_weights_memory() const { return recipe_->model().least_weights_memory(); }
   // Once.
   Plan run(int64_t tokens, bool recompute);
 
@@ -149,13 +151,21 @@ Plan Planned::run(int64_t tokens, bool recompute) {
   size_t peak = 0;
   for (const Phase& phase : p.phases) peak = std::max(peak, phase.peak);
   p.fragmentation = arena.stats().high_water > peak ? arena.stats().high_water - peak : 0;
-  p.mapped_weights = model.mapped_bytes();
+  const size_t frozen = model.mapped_bytes();
+  if (o_.weights_memory == 0) {
+    p.mapped_weights = frozen;
+  } else {
+    p.streamed_weights = std::min<size_t>(o_.weights_memory, frozen);
+    // up through the blocks and down again: what there is room for isn't read anew at the turns
+    p.disk_bytes = 2 * (frozen - p.streamed_weights);
+  }
   p.process = kProgramBytes + pipeline_bytes(o_) + tokenizer_bytes(o_.pretrained, kTokenizerFactor);
   // The tokenizer comes first; then the weights' files are checked whole, and let go of piece by
   // piece where they are converted.
   p.starting = kProgramBytes +
                std::max(tokenizer_bytes(o_.pretrained, kTokenizerLoadFactor),
-                        tokenizer_bytes(o_.pretrained, kTokenizerFactor) + model.file_bytes());
+                        tokenizer_bytes(o_.pretrained, kTokenizerFactor) +
+                            (o_.weights_memory == 0 ? model.file_bytes() : p.streamed_weights));
   p.gemm_flops = pass.gemm_flops;
   p.other_flops = pass.other_flops;
   p.bytes = pass.bytes();
@@ -182,41 +192,72 @@ Plan plan_run(const train::TrainerOptions& o, const train::MakeRecipe& make) {
   return planned.run(tokens, o.grad_checkpoint);
 }
 
+namespace {
+
+// Tokens of a micro-batch to try, falling.
+std::vector<int64_t> sizes_to_try(const train::TrainerOptions& o) {
+  if (o.micro_batch_tokens > 0) return {o.micro_batch_tokens};
+  std::vector<int64_t> sizes;
+  for (int64_t n = train::kDefaultMicroBatchTokens; n >= 256; n /= 2) sizes.push_back(n);
+  return sizes;
+}
+
+// Of tensors, with what a promise leaves free.
+size_t arena_of(const Plan& p) {
+  size_t arena = p.fragmentation;
+  for (const size_t k : p.arena) arena += k;
+  return arena + arena / kSlackDivisor;
+}
+
+}  // namespace
+
 void fit_memory(train::TrainerOptions& o, const train::MakeRecipe& make) {
   if (o.memory == 0) return;
   const int64_t longest = Planned(o, make).longest_unit();
+  const std::vector<int64_t> sizes = sizes_to_try(o);
   size_t least = ~size_t{0};
-  // What of the memory is left to tensors, if it is enough.
-  const auto room = [&](int64_t tokens, bool recompute) -> std::optional<size_t> {
+  // try_one(tokens, recompute): whether the run is set to that.
+  const auto first_that_fits = [&](const std::vector<bool>& policies, auto&& try_one) {
+    for (const bool recompute : policies) {
+      int64_t tried = -1;
+      for (const int64_t tokens : sizes) {
+        if (std::max(tokens, longest) == tried) continue;
+        tried = std::max(tokens, longest);
+        if (!try_one(tried, recompute)) continue;
+        o.grad_checkpoint = recompute;
+        o.micro_batch_tokens = tokens;
+        return true;
+      }
+    }
+    return false;
+  };
+  const auto resident = [&](int64_t tokens, bool recompute) {
     const Plan p = Planned(o, make).run(tokens, recompute);
-    size_t arena = p.fragmentation;
-    for (const size_t k : p.arena) arena += k;
-    const size_t peak = std::max(p.peak(), p.outside() + arena + arena / kSlackDivisor);
+    const size_t peak = std::max(p.peak(), p.outside() + arena_of(p));
     least = std::min(least, peak);
-    if (peak > o.memory) return std::nullopt;
-    return o.memory - p.outside();
+    if (peak > o.memory) return false;
+    o.arena_limit = o.memory - p.outside();
+    return true;
+  };
+  // Frozen weights from disk. Each micro-batch is a pass over all of them, so the largest that
+  // leaves room for them is best.
+  const auto streamed = [&](int64_t tokens, bool recompute) {
+    Planned planned(o, make);
+    const Plan p = planned.run(tokens, recompute);
+    const size_t need = p.process + arena_of(p), weights = planned.least_weights_memory();
+    if (weights >= p.mapped_weights) return false;
+    least = std::min(least, need + weights);
+    if (need + weights > o.memory) return false;
+    o.weights_memory.bytes = o.memory - need;
+    o.arena_limit = arena_of(p);
+    if (Planned(o, make).run(tokens, recompute).peak() <= o.memory) return true;
+    o.weights_memory.bytes = 0;
+    return false;
   };
   const std::vector<bool> policies =
       o.grad_checkpoint ? std::vector<bool>{true} : std::vector<bool>{false, true};
-  std::vector<int64_t> sizes;
-  if (o.micro_batch_tokens > 0) {
-    sizes = {o.micro_batch_tokens};
-  } else {
-    for (int64_t n = train::kDefaultMicroBatchTokens; n >= 256; n /= 2) sizes.push_back(n);
-  }
-  for (const bool recompute : policies) {
-    int64_t tried = -1;
-    for (const int64_t tokens : sizes) {
-      if (std::max(tokens, longest) == tried) continue;
-      tried = std::max(tokens, longest);
-      const std::optional<size_t> arena = room(tried, recompute);
-      if (!arena) continue;
-      o.grad_checkpoint = recompute;
-      o.micro_batch_tokens = tokens;
-      o.arena_limit = *arena;
-      return;
-    }
-  }
+  if (first_that_fits(policies, resident)) return;
+  if (o.weights_memory == 0 && first_that_fits({true}, streamed)) return;
   user_error("memory",
              "{:.2f} GiB is not enough: the least this run needs is {:.2f} GiB (recomputation on, "
              "micro-batches of up to {} tokens); raise --memory, or lower --max_length{}",

@@ -37,9 +37,11 @@ struct Plan {
   std::array<size_t, kMemoryKinds> arena{};  // at the arena's peak
   size_t fragmentation = 0;                  // high-water mark over the peak
   size_t mapped_weights = 0;                 // used from the file; counted whole
+  size_t streamed_weights = 0;               // room for what is read from disk as it is needed
+  size_t disk_bytes = 0;                     // read so, by the best order: a micro-batch
   size_t process = 0;                        // program, libraries, tokenizer, data pipeline
   size_t starting = 0;                       // peak of the whole process before the first step
-  size_t outside() const { return mapped_weights + process; }  // of the arena
+  size_t outside() const { return mapped_weights + streamed_weights + process; }  // of the arena
   size_t peak() const;
   std::vector<Phase> phases;
   // A micro-batch filled to the budget, and the optimizer's update.
@@ -55,9 +57,10 @@ struct Plan {
 // that the recipe is made from.
 Plan plan_run(const train::TrainerOptions& options, const train::MakeRecipe& make);
 
-// Where options.memory asks for it: sets micro_batch_tokens, grad_checkpoint and arena_limit so
-// that the planned peak stays within it, whatever sample comes (up to max_length). Explicit choices
-// of the user are kept. UserError says what the least would be and what to change.
+// Where options.memory asks for it: sets micro_batch_tokens, grad_checkpoint, arena_limit and,
+// where frozen weights have no room, weights_memory so that the planned peak stays within it,
+// whatever sample comes (up to max_length). Explicit choices of the user are kept. UserError says
+// what the least would be and what to change.
 void fit_memory(train::TrainerOptions& options, const train::MakeRecipe& make);
 
 std::string to_text(const Plan& plan, const train::TrainerOptions& options);

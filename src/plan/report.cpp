@@ -65,6 +65,9 @@ std::string to_text(const Plan& p, const train::TrainerOptions& o) {
                    p.recompute ? "blocks recomputed in backward (-g)" : "activations kept"));
   line("peak memory");
   line(fmt::format("  {:<17}{}", "mapped weights", mib(p.mapped_weights)));
+  if (p.streamed_weights != 0)
+    line(fmt::format("  {:<17}{}, read from disk as they are needed", "weights",
+                     mib(p.streamed_weights)));
   for (int k = 0; k < kMemoryKinds; ++k) {
     if (p.arena[static_cast<size_t>(k)] == 0) continue;
     line(fmt::format("  {:<17}{}", memory_kind_name(static_cast<MemoryKind>(k)),
@@ -81,6 +84,9 @@ std::string to_text(const Plan& p, const train::TrainerOptions& o) {
   line(fmt::format(
       "work per token     {:.3f} GFLOP in products, {:.3f} GFLOP in the rest, {:.2f} MB moved",
       p.gemm_flops / tokens / 1e9, p.other_flops / tokens / 1e9, p.bytes / tokens / 1e6));
+  if (p.disk_bytes != 0)
+    line(fmt::format("disk               {:.1f} MB read a micro-batch, at least",
+                     static_cast<double>(p.disk_bytes) / 1e6));
   line(fmt::format("update             {:.1f} MB moved a step", p.update_bytes / 1e6));
   if (p.seconds_per_token > 0) {
     line(
@@ -111,6 +117,7 @@ nlohmann::json to_json(const Plan& p) {
         p.arena[static_cast<size_t>(k)];
   }
   kinds["mapped weights"] = p.mapped_weights;
+  kinds["streamed weights"] = p.streamed_weights;
   kinds["fragmentation"] = p.fragmentation;
   kinds["program and data"] = p.process;
   j["memory_by_kind"] = kinds;
@@ -118,6 +125,7 @@ nlohmann::json to_json(const Plan& p) {
   for (const Phase& phase : p.phases) j["memory_by_phase"][phase.name] = phase.peak + p.outside();
   j["micro_batch"] = {
       {"gemm_flops", p.gemm_flops}, {"other_flops", p.other_flops}, {"bytes", p.bytes}};
+  j["disk_bytes"] = p.disk_bytes;
   j["update_bytes"] = p.update_bytes;
   j["seconds_per_token"] = p.seconds_per_token;
   j["checkpoint_bytes"] = p.checkpoint_bytes;

@@ -17,6 +17,7 @@ DataRecipe::DataRecipe(const TrainerOptions& options, Machine& machine, Say say)
   model_ = std::make_unique<load::Model>(
       machine, load::ModelOptions{.folder = o_.pretrained,
                                   .dtype = o_.dtype,
+                                  .weights_memory = o_.weights_memory,
                                   .warn = [this](const std::string& line) { warn(line); }});
   set_up_tuning(*model_, o_);
 }

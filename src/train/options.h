@@ -137,7 +137,8 @@ struct OptimOptions {
 struct MachineOptions {
   bool grad_checkpoint = false;
   int64_t micro_batch_tokens = 0;
-  ByteCount memory;  // 0: no promise asked for
+  ByteCount memory;          // 0: no promise asked for
+  ByteCount weights_memory;  // 0: mapped files, or what the planner sets for memory
   int threads = 0;
   // Bytes of tensors, set by the planner from memory; past it the run ends with an error; 0: none.
   size_t arena_limit = 0;
@@ -153,6 +154,11 @@ struct MachineOptions {
       {"micro_batch_tokens", "Tokens computed at once; memory follows it, results don't; 0: chosen",
        nullptr, nullptr, Saved::kFree});
     v(o.memory, {"memory", "Stay below this much memory", nullptr, nullptr, Saved::kFree});
+    v(o.weights_memory,
+      {"weights_memory",
+       "Read frozen weights from disk as they are needed, into this much memory; --memory does so "
+       "by itself where they have no room",
+       nullptr, nullptr, Saved::kFree});
     v(o.threads, {"threads", "Threads; 0: all cores", nullptr, nullptr, Saved::kFree});
     v(o.profile,
       {"profile", "Write a Chrome trace of one step here", nullptr, "FILE", Saved::kNot});
