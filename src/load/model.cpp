@@ -1,6 +1,7 @@
 #include "load/model.h"
 
 #include <algorithm>
+#include <map>
 
 #include "backend/bf16t.h"
 #include "exec/memory.h"
@@ -63,13 +64,32 @@ uint64_t Model::mapped_bytes() const {
 }
 
 size_t Model::least_weights_memory() const {
-  HONE_CHECK(reader_.has_value(), "needs the files");
-  StreamedFiles files(*reader_, 0);
-  for (ParamId id = 0; id < params_.count(); ++id) {
-    if (!params_.owned(id)) files.add(id, params_.spec(id).unit, sources_[static_cast<size_t>(id)]);
+  if (reader_) {
+    StreamedFiles files(*reader_, 0);
+    for (ParamId id = 0; id < params_.count(); ++id) {
+      if (!params_.owned(id))
+        files.add(id, params_.spec(id).unit, sources_[static_cast<size_t>(id)]);
+    }
+    keep_tied(files);
+    return files.least();
   }
-  keep_tied(files);
-  return files.least();
+  // The files would have them one after the other.
+  const int tied =
+      config().tie_word_embeddings ? params_.spec(decoder_->embedding()).unit : kNoParam;
+  std::map<int, size_t> units;
+  for (ParamId id = 0; id < params_.count(); ++id) {
+    if (!params_.owned(id)) units[params_.spec(id).unit] += static_cast<size_t>(params_.bytes(id));
+  }
+  size_t kept = 0, largest = 0, second = 0;
+  for (const auto& [unit, bytes] : units) {
+    if (unit == tied) {
+      kept = bytes;
+    } else {
+      second = std::max(second, std::min(largest, bytes));
+      largest = std::max(largest, bytes);
+    }
+  }
+  return kept + largest + second;
 }
 
 void Model::keep_tied(StreamedFiles& files) const {

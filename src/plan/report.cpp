@@ -85,7 +85,7 @@ std::string to_text(const Plan& p, const train::TrainerOptions& o) {
       "work per token     {:.3f} GFLOP in products, {:.3f} GFLOP in the rest, {:.2f} MB moved",
       p.gemm_flops / tokens / 1e9, p.other_flops / tokens / 1e9, p.bytes / tokens / 1e6));
   if (p.disk_bytes != 0)
-    line(fmt::format("disk               {:.1f} MB read a micro-batch, at least",
+    line(fmt::format("from disk          {:.1f} MB of weights a micro-batch, at least",
                      static_cast<double>(p.disk_bytes) / 1e6));
   line(fmt::format("update             {:.1f} MB moved a step", p.update_bytes / 1e6));
   if (p.seconds_per_token > 0) {
