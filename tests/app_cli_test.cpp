@@ -514,7 +514,7 @@ TEST(SftFlags, DefaultsInRunJson) {
   EXPECT_EQ(saved["dtype"], "auto");
   EXPECT_EQ(saved["existing"], "refuse");
   EXPECT_EQ(saved["no_decay"], nlohmann::json::array());
-  EXPECT_EQ(saved.size(), 53u) << saved.dump(1);
+  EXPECT_EQ(saved.size(), 54u) << saved.dump(1);
   const nlohmann::json identity = train::options_identity(train::SftOptions());
   for (const char* free : {"save_dir", "existing", "threads", "memory", "micro_batch_tokens",
                            "pretrained", "dataset", "eval_dataset", "tensorboard_dir"})

@@ -16,6 +16,7 @@
 #include "data/fields.h"
 #include "data/foreign_file.h"
 #include "data/format.h"
+#include "data/pairs.h"
 #include "data/record_json.h"
 #include "data/sequences.h"
 #include "data/source.h"
@@ -38,12 +39,14 @@ constexpr std::pair<DatasetFormat, std::string_view> kFormatNames[] = {
     {DatasetFormat::kQuestionAnswer, "qa"},
     {DatasetFormat::kText, "text"},
     {DatasetFormat::kTokens, "tokens"},
+    {DatasetFormat::kPairs, "pairs"},
 };
 
 // Formats whose records may stand in one file.
 enum class Group { kAny, kChats, kTexts };
 Group group_of(Record::Kind kind) {
   if (kind == Record::Kind::kTokens) return Group::kAny;
+  if (kind == Record::Kind::kPair) return Group::kAny;  // its format is said
   return kind == Record::Kind::kChat ? Group::kChats : Group::kTexts;
 }
 std::string_view group_name(Group group) {
@@ -106,7 +109,7 @@ struct Dataset::Impl {
   bool checked = false;  // every record was read once
 
   mutable std::mutex mutex;
-  mutable Noted untrainable, cut, by_answer;
+  mutable Noted untrainable, cut, by_answer, equal;
   std::vector<int32_t> turn_ends;
   FieldUse fields;
 
@@ -123,6 +126,9 @@ struct Dataset::Impl {
   // The record, interpreted. Throws RecordError.
   Record record(size_t source, const std::string& bytes) const {
     if (sources[source]->container() == Container::kText) {
+      if (options.format == DatasetFormat::kPairs)
+        throw RecordError(
+            "a text file holds no pairs; use JSON lines with \"chosen\" and \"rejected\"");
       if (const size_t bad = find_invalid_utf8(bytes); bad != std::string_view::npos)
         throw RecordError(fmt::format(
             "invalid UTF-8: byte 0x{:02X}, {} bytes after this line's begin; convert the file to "
@@ -187,6 +193,8 @@ TokenizedText Dataset::Impl::tokenize(Record record) const {
     case Record::Kind::kText:
       return encode_plain_text(text.tokenizer, std::move(record.text),
                                record.whole && options.append_eos ? text.eos() : "");
+    case Record::Kind::kPair:
+      return join_pair(tokenize(std::move(record.sides[0])), tokenize(std::move(record.sides[1])));
     case Record::Kind::kTokens:
       break;
   }
@@ -282,6 +290,7 @@ void Dataset::Impl::find_turn_ends() {
       try {
         sources[s]->read(i, bytes);
         Record r = record(s, bytes);
+        if (r.kind == Record::Kind::kPair) r = Record(r.sides[0]);
         if (r.kind != Record::Kind::kChat) break;
         for (const int32_t id : encoder->trained_ends(tokenize(std::move(r))))
           if (std::find(turn_ends.begin(), turn_ends.end(), id) == turn_ends.end())
@@ -387,7 +396,7 @@ std::shared_ptr<const Dataset> Dataset::open(TextModel text, DatasetOptions opti
     impl->firsts.push_back(impl->firsts.back() + source->size());
     bytes += source->bytes();
   }
-  for (Noted* noted : {&impl->untrainable, &impl->cut, &impl->by_answer})
+  for (Noted* noted : {&impl->untrainable, &impl->cut, &impl->by_answer, &impl->equal})
     noted->seen.resize(static_cast<size_t>((impl->firsts.back() + 63) / 64));
 
   Fingerprint f;
@@ -474,6 +483,7 @@ Sample Dataset::get(int64_t i, std::string* text) const {
     sample.key = static_cast<uint64_t>(i);
     if (options().max_length > 0)
       sample.cut = cut_sequences(made, static_cast<size_t>(options().max_length));
+    if (options().format == DatasetFormat::kPairs) drop_useless_pair(made);
     if (limit > 0 && (is_tokens || max_id >= limit)) {
       for (size_t t = 0; t < made.tokens.size(); ++t)
         if (made.tokens[t] >= limit)
@@ -524,9 +534,12 @@ void Dataset::require_trainable() const {
 
 void Dataset::note(const Sample& sample) const {
   const std::lock_guard lock(impl_->mutex);
-  if (sample.trained_count == 0) impl_->untrainable.add(sample.index);
+  const bool pair = options().format == DatasetFormat::kPairs;
+  const bool equal = pair && !sample.cut && equal_sides(sample.tokens, sample.lengths);
+  if (equal) impl_->equal.add(sample.index);
+  if (sample.trained_count == 0 && !equal) impl_->untrainable.add(sample.index);
   if (sample.cut) impl_->cut.add(sample.index);
-  if (!sample.lengths.empty()) impl_->by_answer.add(sample.index);
+  if (!sample.lengths.empty() && !pair) impl_->by_answer.add(sample.index);
 }
 
 void Dataset::warn_noted() const {
@@ -542,6 +555,7 @@ void Dataset::warn_noted() const {
     line(impl_->untrainable,
          fmt::format("have nothing to train within max_length {} and are left out",
                      options().max_length));
+    line(impl_->equal, "are pairs of equal sides and are left out");
     line(impl_->cut, fmt::format("were cut at max_length {}", options().max_length));
     line(impl_->by_answer,
          "are trained answer by answer, each as a sequence of its own, since the chat template "
@@ -561,7 +575,7 @@ const DatasetOptions& Dataset::options() const { return impl_->options; }
 uint64_t Dataset::fingerprint() const { return impl_->fingerprint; }
 
 int64_t Dataset::memory_bytes() const {
-  int64_t bytes = static_cast<int64_t>(3 * impl_->untrainable.seen.size() * 8);
+  int64_t bytes = static_cast<int64_t>(4 * impl_->untrainable.seen.size() * 8);
   for (const auto& source : impl_->sources) bytes += source->memory_bytes();
   return bytes;
 }

@@ -30,9 +30,10 @@ enum class DatasetFormat {
   kQuestionAnswer,    // {"question","answer"}
   kText,              // {"text"}, or a .txt file: continued pre-training
   kTokens,            // {"tokens": [...], "trained": [...]}
+  kPairs,             // {"prompt", "chosen", "rejected"} (data/pairs.h); never found by itself
 };
-// "auto", "messages", "sharegpt", "alpaca", "prompt_completion", "qa", "text", "tokens"; else
-// UserError.
+// "auto", "messages", "sharegpt", "alpaca", "prompt_completion", "qa", "text", "tokens", "pairs";
+// else UserError.
 DatasetFormat parse_dataset_format(std::string_view name);
 std::string_view dataset_format_name(DatasetFormat format);
 
@@ -67,7 +68,7 @@ struct TextModel {
 };
 
 // What one record becomes: a sequence of tokens, or several, one behind the other (a conversation
-// whose answers are trained one by one).
+// whose answers are trained one by one; the chosen and the rejected side of a pair).
 struct Sample {
   std::vector<int32_t> tokens;
   // trained[t]: token t is a target; the first one of a sequence is none.

@@ -23,7 +23,7 @@ struct Columns {
 };
 
 struct Record {
-  enum class Kind { kChat, kPromptCompletion, kText, kTokens };
+  enum class Kind { kChat, kPromptCompletion, kText, kTokens, kPair };
   Kind kind = Kind::kText;
   DatasetFormat format = DatasetFormat::kText;
 
@@ -35,6 +35,8 @@ struct Record {
   std::string prompt, completion;  // kPromptCompletion
   std::string text;                // kText
   bool whole = true;               // kText: it ends where it ends, not in the middle of a text
+
+  std::vector<Record> sides;  // kPair: chosen, rejected
 
   std::vector<std::string> unused;  // fields of the record that its format doesn't read
 

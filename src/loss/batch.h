@@ -26,6 +26,9 @@ struct Column {
 
 struct Batch {
   std::size_t samples = 0;
+  // Where the batch is a part of a step: what the step's means over pairs, and over the tokens of
+  // chosen answers, are divided by, so that the parts' losses and metrics add up. 0: it is all.
+  std::size_t step_pairs = 0, step_chosen_tokens = 0;
   Column logprob;                     // of the completion's tokens, by the policy; always there
   Column ref_logprob;                 // by the reference
   Column old_logprob;                 // by the policy that sampled them

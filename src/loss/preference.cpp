@@ -15,6 +15,17 @@ double average(const std::vector<double>& v) {
   return s / static_cast<double>(v.size());
 }
 
+// Means over the pairs of the step, of which the batch may be a part.
+double pair_count(const Batch& batch, std::size_t here) {
+  return static_cast<double>(batch.step_pairs > 0 ? batch.step_pairs : here);
+}
+Vec pair_mean(const Batch& batch, const Vec& x) { return sum(x) / pair_count(batch, x.size()); }
+double pair_average(const Batch& batch, const std::vector<double>& v) {
+  double s = 0;
+  for (const double x : v) s += x;
+  return s / pair_count(batch, v.size());
+}
+
 void positive(const char* name, double value) {
   if (!(value > 0) || !std::isfinite(value))
     user_error("loss", "--{} {} is not usable; use a positive number", name, value);
@@ -25,14 +36,15 @@ void smoothing_below(double value, double most, const char* loss) {
     user_error("loss", "--label_smoothing {} is not in [0, {}), which {} needs", value, most, loss);
 }
 
-void add_pair_metrics(Notes& notes, const std::vector<double>& chosen,
+void add_pair_metrics(Notes& notes, const Batch& batch, const std::vector<double>& chosen,
                       const std::vector<double>& rejected) {
   double better = 0;
   for (std::size_t i = 0; i < chosen.size(); ++i) better += chosen[i] > rejected[i] ? 1 : 0;
-  notes.metrics.emplace_back("rewards/chosen", average(chosen));
-  notes.metrics.emplace_back("rewards/rejected", average(rejected));
-  notes.metrics.emplace_back("rewards/accuracies", better / static_cast<double>(chosen.size()));
-  notes.metrics.emplace_back("rewards/margins", average(chosen) - average(rejected));
+  const double c = pair_average(batch, chosen), r = pair_average(batch, rejected);
+  notes.metrics.emplace_back("rewards/chosen", c);
+  notes.metrics.emplace_back("rewards/rejected", r);
+  notes.metrics.emplace_back("rewards/accuracies", better / pair_count(batch, chosen.size()));
+  notes.metrics.emplace_back("rewards/margins", c - r);
 }
 
 // The two sides of a per-sample vector.
@@ -57,7 +69,8 @@ Vec chosen_nll(Tape& tape, const Batch& batch, const Vec& logprob, const Pairs& 
   for (const std::size_t i : pairs.chosen)
     for (std::size_t t = batch.tokens().begin(i); t < batch.tokens().end(i); ++t) rows.push_back(t);
   if (rows.empty()) return tape.constant(0);
-  return -mean(gather(logprob, rows));
+  const std::size_t n = batch.step_chosen_tokens > 0 ? batch.step_chosen_tokens : rows.size();
+  return -sum(gather(logprob, rows)) / static_cast<double>(n);
 }
 
 Vec smoothed(const Vec& logits, double smoothing) {
@@ -217,11 +230,13 @@ Loss dpo_loss(const DpoOptions& options) {
     for (std::size_t i = 0; i < o.losses.size(); ++i) {
       Vec term = dpo_term(o.losses[i], t, o);
       if (o.use_weighting) term = term * wpo_weight(tape, batch, pairs, v.logprob);
-      total = total + mean(term) * (o.weights.empty() ? 1.0 : o.weights[i]);
+      if (o.losses[i] != "sft" || o.use_weighting) term = pair_mean(batch, term);
+      total = total + term * (o.weights.empty() ? 1.0 : o.weights[i]);
     }
-    add_pair_metrics(notes, (t.ratio.chosen * o.beta).value(), (t.ratio.rejected * o.beta).value());
-    notes.metrics.emplace_back("logps/chosen", average(t.logp.chosen.value()));
-    notes.metrics.emplace_back("logps/rejected", average(t.logp.rejected.value()));
+    add_pair_metrics(notes, batch, (t.ratio.chosen * o.beta).value(),
+                     (t.ratio.rejected * o.beta).value());
+    notes.metrics.emplace_back("logps/chosen", pair_average(batch, t.logp.chosen.value()));
+    notes.metrics.emplace_back("logps/rejected", pair_average(batch, t.logp.rejected.value()));
     return total;
   };
 }
@@ -262,11 +277,11 @@ Loss cpo_loss(const CpoOptions& options) {
       term = smoothed(logits * o.beta, o.label_smoothing);
     }
     const Vec nll = chosen_nll(tape, batch, v.logprob, pairs);
-    add_pair_metrics(notes, (r.chosen * o.beta).value(), (r.rejected * o.beta).value());
-    notes.metrics.emplace_back("logps/chosen", average(logp.chosen.value()));
-    notes.metrics.emplace_back("logps/rejected", average(logp.rejected.value()));
+    add_pair_metrics(notes, batch, (r.chosen * o.beta).value(), (r.rejected * o.beta).value());
+    notes.metrics.emplace_back("logps/chosen", pair_average(batch, logp.chosen.value()));
+    notes.metrics.emplace_back("logps/rejected", pair_average(batch, logp.rejected.value()));
     notes.metrics.emplace_back("nll_loss", nll.scalar());
-    return mean(term) + nll * o.cpo_alpha;
+    return pair_mean(batch, term) + nll * o.cpo_alpha;
   };
 }
 
@@ -289,14 +304,15 @@ Loss orpo_loss(const OrpoOptions& o) {
     for (const std::size_t i : pairs.chosen)
       tokens +=
           static_cast<double>(batch.tokens().length(i) + batch.prompt_logprob.segments.length(i));
+    if (batch.step_chosen_tokens > 0) tokens = static_cast<double>(batch.step_chosen_tokens);
     const Vec nll = -sum(whole) / tokens;
-    add_pair_metrics(notes, (a.chosen * o.beta).value(), (a.rejected * o.beta).value());
-    notes.metrics.emplace_back("logps/chosen", average(a.chosen.value()));
-    notes.metrics.emplace_back("logps/rejected", average(a.rejected.value()));
+    add_pair_metrics(notes, batch, (a.chosen * o.beta).value(), (a.rejected * o.beta).value());
+    notes.metrics.emplace_back("logps/chosen", pair_average(batch, a.chosen.value()));
+    notes.metrics.emplace_back("logps/rejected", pair_average(batch, a.rejected.value()));
     notes.metrics.emplace_back("nll_loss", nll.scalar());
-    notes.metrics.emplace_back("log_odds_ratio", average(ratio.value()));
-    notes.metrics.emplace_back("log_odds_chosen", average(log_odds.value()));
-    return nll - mean(ratio) * o.beta;
+    notes.metrics.emplace_back("log_odds_ratio", pair_average(batch, ratio.value()));
+    notes.metrics.emplace_back("log_odds_chosen", pair_average(batch, log_odds.value()));
+    return nll - pair_mean(batch, ratio) * o.beta;
   };
 }
 

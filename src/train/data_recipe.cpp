@@ -107,19 +107,11 @@ StepReport DataRecipe::step(Context& ctx, int64_t step, int64_t micro_batch_toke
 DataRecipe::StepSource DataRecipe::last_step() const {
   StepSource out;
   for (const data::Sample& sample : last_.samples) {
-    auto begin = static_cast<std::ptrdiff_t>(0);
-    for (int64_t i = 0; i < sample.sequences(); ++i) {
-      const auto end = sample.lengths.empty() ? static_cast<std::ptrdiff_t>(sample.tokens.size())
-                                              : begin + sample.lengths[static_cast<size_t>(i)];
-      out.jsonl += Json({{"tokens", std::vector<int32_t>(sample.tokens.begin() + begin,
-                                                         sample.tokens.begin() + end)},
-                         {"trained", std::vector<uint8_t>(sample.trained.begin() + begin,
-                                                          sample.trained.begin() + end)},
-                         {"source", dataset_->location(sample.index)}})
-                       .dump() +
-                   "\n";
-      begin = end;
-    }
+    Json line = {{"tokens", sample.tokens},
+                 {"trained", sample.trained},
+                 {"source", dataset_->location(sample.index)}};
+    if (!sample.lengths.empty()) line["sequences"] = sample.lengths;
+    out.jsonl += line.dump() + "\n";
     out.places += (out.places.empty() ? "" : ", ") + dataset_->location(sample.index);
   }
   return out;

@@ -44,13 +44,14 @@ std::vector<SampleAnswer> sample_answers(Context& ctx, const models::Decoder& de
   const Tokenizer& tokenizer = dataset.text_model().tokenizer;
   for (int64_t i = 0; i < dataset.size() && static_cast<int64_t>(prompts.size()) < count; ++i) {
     const data::Sample s = dataset.get(i);
-    // The last run of trained tokens.
-    int64_t end = s.size();
+    // The last run of trained tokens of the sequence that is answered.
+    const bool pair = dataset.options().format == data::DatasetFormat::kPairs;
+    if (pair && s.trained_count == 0) continue;
+    int64_t end = pair ? s.lengths.front() : s.size();
     while (end > 0 && !s.trained[static_cast<size_t>(end - 1)]) --end;
     int64_t begin = end;
     while (begin > 0 && s.trained[static_cast<size_t>(begin - 1)]) --begin;
-    // The sequence it lies in: the last one.
-    const int64_t start = s.lengths.empty() ? 0 : s.size() - s.lengths.back();
+    const int64_t start = pair || s.lengths.empty() ? 0 : s.size() - s.lengths.back();
     if (begin == end || begin == start) continue;
     const std::vector<int32_t> prompt(s.tokens.begin() + start, s.tokens.begin() + begin);
     const std::vector<int32_t> reference(s.tokens.begin() + begin, s.tokens.begin() + end);

@@ -18,7 +18,7 @@ struct SampleAnswer {
   std::string prompt, answer, reference;
 };
 // Greedy answers to the first conversations of the data set: the prompt is what stands before a
-// sample's last trained span.
+// sample's last trained span; of a pair, before its chosen answer.
 std::vector<SampleAnswer> sample_answers(Context& ctx, const models::Decoder& decoder,
                                          const data::Dataset& dataset, int64_t count,
                                          int64_t max_new_tokens,

@@ -36,6 +36,7 @@ struct ByteCount {
 
 enum class OnNonFinite { stop, skip };
 enum class OnSaveError { stop, go_on };
+enum class Reference { start, base };
 
 // The words that stand for the values of an enum, in flags and in run.json.
 template <class E>
@@ -49,6 +50,9 @@ inline constexpr auto kWords<OnNonFinite> =
 template <>
 inline constexpr auto kWords<OnSaveError> = std::to_array<Word<OnSaveError>>(
     {{OnSaveError::stop, "stop"}, {OnSaveError::go_on, "continue"}});
+template <>
+inline constexpr auto kWords<Reference> =
+    std::to_array<Word<Reference>>({{Reference::start, "start"}, {Reference::base, "base"}});
 template <>
 inline constexpr auto kWords<io::ExistingRun> =
     std::to_array<Word<io::ExistingRun>>({{io::ExistingRun::refuse, "refuse"},

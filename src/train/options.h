@@ -267,4 +267,58 @@ struct SftOptions : TrainerOptions, SftDataOptions {
   }
 };
 
+// Losses over pairs of answers (loss/preference.h).
+struct PairLossOptions {
+  std::vector<std::string> loss = {"sigmoid"};
+  std::vector<double> loss_weights;
+  double beta = 0.1;
+  double label_smoothing = 0;
+  std::string f_divergence_type = "reverse_kl";
+  double f_alpha_divergence_coef = 0.5;
+  std::optional<double> ld_alpha;
+  double discopop_tau = 0.05;
+  std::optional<double> cpo_alpha;  // null: 1, and 0 for simpo
+  double simpo_gamma = 0.5;
+  double alpha = 0;
+  Reference reference = Reference::start;
+
+  template <class Self, class V>
+  static void fields(Self& o, V&& v) {
+    v(o.loss, {"loss",
+               "sigmoid, hinge, ipo, exo_pair, nca_pair, robust, bco_pair, sppo_hard, aot, "
+               "aot_unpaired, apo_zero, apo_down, discopop, sft, sigmoid_norm, several of which "
+               "are added up; or one of cpo, simpo, alphapo, orpo, which need no reference",
+               "--loss,--loss_type", "NAME..."});
+    v(o.loss_weights, {"loss_weights", "One a loss"});
+    v(o.beta, {"beta", "How strongly the reference holds"});
+    v(o.label_smoothing, {"label_smoothing", "Of exo_pair, robust, aot, aot_unpaired, cpo, simpo"});
+    v(o.f_divergence_type,
+      {"f_divergence_type", "reverse_kl, forward_kl, js_divergence or alpha_divergence", nullptr,
+       "NAME"});
+    v(o.f_alpha_divergence_coef, {"f_alpha_divergence_coef", "Of alpha_divergence"});
+    v(o.ld_alpha, {"ld_alpha", "LD-DPO: what tokens behind the shorter answer's length count"});
+    v(o.discopop_tau, {"discopop_tau", "Of discopop"});
+    v(o.cpo_alpha, {"cpo_alpha",
+                    "Weight of the chosen answers' NLL in cpo and simpo; not given: 1, for simpo "
+                    "and alphapo 0"});
+    v(o.simpo_gamma, {"simpo_gamma", "Margin of simpo and alphapo"});
+    v(o.alpha, {"alpha", "AlphaPO's shape of the reward; 0: none"});
+    v(o.reference,
+      {"reference",
+       "Log-probs are compared with those of the model as it was loaded, adapter included (start), "
+       "or of the base model alone"});
+  }
+};
+
+struct DpoOptions : TrainerOptions, PairLossOptions {
+  static constexpr const char* kCommand = "dpo";
+  DpoOptions() { lr = 5e-6; }  // the original's
+
+  template <class Self, class V>
+  static void fields(Self& o, V&& v) {
+    TrainerOptions::fields(o, v);
+    PairLossOptions::fields(o, v);
+  }
+};
+
 }  // namespace hone::train

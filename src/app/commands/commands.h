@@ -10,6 +10,8 @@ void add_commands(Cli& cli);
 
 void add_sft(Cli& cli);
 void add_plan_sft(Cli& cli);
+void add_dpo(Cli& cli);
+void add_plan_dpo(Cli& cli);
 void add_bench(Cli& cli);
 void add_chat(Cli& cli);
 void add_generate(Cli& cli);

@@ -98,7 +98,7 @@ Command& add(Cli& cli, const std::string& objective, const std::string& summary)
                  "them, and metrics.\nNames and meanings are TRL's.");
 }
 
-void add_dpo(Cli& cli) {
+void add_dpo_loss(Cli& cli) {
   struct Flags {
     Files files;
     loss::DpoOptions o;
@@ -130,7 +130,7 @@ void add_dpo(Cli& cli) {
   });
 }
 
-void add_cpo(Cli& cli) {
+void add_cpo_loss(Cli& cli) {
   struct Flags {
     Files files;
     loss::CpoOptions o;
@@ -147,7 +147,7 @@ void add_cpo(Cli& cli) {
   c.run([f] { return run(loss::cpo_loss(f->o), f->files); });
 }
 
-void add_orpo(Cli& cli) {
+void add_orpo_loss(Cli& cli) {
   struct Flags {
     Files files;
     loss::OrpoOptions o;
@@ -159,7 +159,7 @@ void add_orpo(Cli& cli) {
   c.run([f] { return run(loss::orpo_loss(f->o), f->files); });
 }
 
-void add_kto(Cli& cli) {
+void add_kto_loss(Cli& cli) {
   struct Flags {
     Files files;
     loss::KtoOptions o;
@@ -174,7 +174,7 @@ void add_kto(Cli& cli) {
   c.run([f] { return run(loss::kto_loss(f->o), f->files); });
 }
 
-void add_reward(Cli& cli) {
+void add_reward_loss(Cli& cli) {
   struct Flags {
     Files files;
     std::string center;
@@ -206,7 +206,7 @@ struct AdvantageFlags {
   }
 };
 
-void add_grpo(Cli& cli) {
+void add_grpo_loss(Cli& cli) {
   struct Flags {
     Files files;
     AdvantageFlags advantage;
@@ -260,7 +260,7 @@ void add_grpo(Cli& cli) {
   });
 }
 
-void add_rloo(Cli& cli) {
+void add_rloo_loss(Cli& cli) {
   struct Flags {
     Files files;
     AdvantageFlags advantage;
@@ -289,7 +289,7 @@ void add_rloo(Cli& cli) {
   });
 }
 
-void add_ppo(Cli& cli) {
+void add_ppo_loss(Cli& cli) {
   struct Flags {
     Files files;
     loss::PpoOptions o;
@@ -315,14 +315,14 @@ void add_ppo(Cli& cli) {
 }  // namespace
 
 void add_loss(Cli& cli) {
-  add_dpo(cli);
-  add_cpo(cli);
-  add_orpo(cli);
-  add_kto(cli);
-  add_reward(cli);
-  add_grpo(cli);
-  add_rloo(cli);
-  add_ppo(cli);
+  add_dpo_loss(cli);
+  add_cpo_loss(cli);
+  add_orpo_loss(cli);
+  add_kto_loss(cli);
+  add_reward_loss(cli);
+  add_grpo_loss(cli);
+  add_rloo_loss(cli);
+  add_ppo_loss(cli);
 }
 
 }  // namespace hone::app

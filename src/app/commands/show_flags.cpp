@@ -22,6 +22,11 @@ int run_show_flags(const ShowFlags& f) {
   ShowOptions options = f.o;
   options.data.format = data::parse_dataset_format(f.format);
   options.data.train_on = parse_train_on(f.train_on);
+  if (options.data.format == data::DatasetFormat::kPairs) {
+    if (options.data.train_on == TrainOn::kAll)
+      user_error("flags", "--train_on all has no meaning for pairs, whose answers are compared");
+    options.data.train_on = TrainOn::kLast;
+  }
   options.data.append_eos = f.append_eos == "true";
   options.data.warn = [](const std::string& line) { say("warning: " + line); };
   options.color = f.color == "always"  ? ShowOptions::Color::kAlways
@@ -41,7 +46,8 @@ void add_show(Cli& cli) {
   c.flag("-m,--pretrained,--pretrain", f->o.pretrained, "The model's folder", "DIR");
   c.flag("-d,--dataset", d.paths, "Data, as hone sft takes it", "FILE...");
   c.choice("--dataset_format", f->format,
-           {"auto", "messages", "sharegpt", "alpaca", "prompt_completion", "qa", "text", "tokens"},
+           {"auto", "messages", "sharegpt", "alpaca", "prompt_completion", "qa", "text", "tokens",
+            "pairs"},
            "What a record is");
   c.flag("--dataset_info", d.dataset_info, "LLaMA-Factory's dataset_info.json", "FILE");
   add_text_flags(c, f->o.text);

@@ -1,0 +1,266 @@
+#include "train/dpo.h"
+
+#include <algorithm>
+#include <numeric>
+
+#include "loss/pair_objective.h"
+#include "loss/preference.h"
+#include "train/data_recipe.h"
+#include "train/options_json.h"
+#include "train/reference.h"
+
+namespace hone::train {
+namespace {
+
+// What --loss and its options ask for.
+struct PairLoss {
+  loss::Loss loss;
+  bool reference = false;
+  bool whole_step = false;  // pairs of a step are sorted
+};
+
+bool has(const PairLossOptions& o, std::initializer_list<const char*> losses) {
+  return std::any_of(losses.begin(), losses.end(), [&](const char* name) {
+    return std::find(o.loss.begin(), o.loss.end(), name) != o.loss.end();
+  });
+}
+
+// An option that no loss of the run reads is not what its user meant.
+void refuse_idle(const PairLossOptions& o) {
+  const PairLossOptions d;
+  const auto needs = [&](const char* flag, bool is_default, bool acts, const char* losses) {
+    if (!is_default && !acts)
+      user_error("loss", "--{} has no meaning for --loss {}; it is of {}", flag,
+                 fmt::format("{}", fmt::join(o.loss, ",")), losses);
+  };
+  const bool simpo = has(o, {"simpo", "alphapo"}), cpo = simpo || has(o, {"cpo"});
+  needs("label_smoothing", o.label_smoothing == d.label_smoothing,
+        cpo || has(o, {"exo_pair", "robust", "aot", "aot_unpaired"}),
+        "exo_pair, robust, aot, aot_unpaired, cpo, simpo and alphapo");
+  needs("discopop_tau", o.discopop_tau == d.discopop_tau, has(o, {"discopop"}), "discopop");
+  needs("cpo_alpha", o.cpo_alpha == d.cpo_alpha, cpo, "cpo, simpo and alphapo");
+  needs("simpo_gamma", o.simpo_gamma == d.simpo_gamma, simpo, "simpo and alphapo");
+  needs("alpha", o.alpha == d.alpha, has(o, {"alphapo"}), "alphapo");
+  needs("reference", o.reference == d.reference, !cpo && !has(o, {"orpo"}),
+        "losses with a reference");
+  if (o.f_alpha_divergence_coef != d.f_alpha_divergence_coef &&
+      o.f_divergence_type != "alpha_divergence")
+    user_error("loss", "--f_alpha_divergence_coef is of --f_divergence_type alpha_divergence");
+  if (has(o, {"alphapo"}) && o.alpha == 0)
+    user_error("loss", "--loss alphapo with --alpha 0 is simpo; give an --alpha such as 0.1");
+}
+
+PairLoss without_reference(const PairLossOptions& o) {
+  const std::string& name = o.loss[0];
+  if (!o.loss_weights.empty() || o.ld_alpha || o.f_divergence_type != "reverse_kl")
+    user_error("loss",
+               "--loss_weights, --ld_alpha and --f_divergence_type have no meaning for --loss {}; "
+               "leave them out",
+               name);
+  if (name == "orpo") return {.loss = loss::orpo_loss({.beta = o.beta})};
+  const bool cpo = name == "cpo";
+  return {.loss = loss::cpo_loss({.loss = cpo ? "sigmoid" : "simpo",
+                                  .beta = o.beta,
+                                  .label_smoothing = o.label_smoothing,
+                                  .cpo_alpha = o.cpo_alpha.value_or(cpo ? 1 : 0),
+                                  .simpo_gamma = o.simpo_gamma,
+                                  .alpha = cpo ? 0 : o.alpha})};
+}
+
+PairLoss pair_loss(const PairLossOptions& o) {
+  refuse_idle(o);
+  static const std::vector<std::string> kAlone = {"cpo", "simpo", "alphapo", "orpo"};
+  const auto alone = std::find_first_of(o.loss.begin(), o.loss.end(), kAlone.begin(), kAlone.end());
+  if (alone != o.loss.end()) {
+    if (o.loss.size() > 1)
+      user_error("loss", "--loss {} can't be added to others; give it alone", *alone);
+    return without_reference(o);
+  }
+  const bool sorts = std::any_of(o.loss.begin(), o.loss.end(), [](const std::string& name) {
+    return name == "aot" || name == "aot_unpaired";
+  });
+  return {.loss = loss::dpo_loss({.losses = o.loss,
+                                  .weights = o.loss_weights,
+                                  .beta = o.beta,
+                                  .label_smoothing = o.label_smoothing,
+                                  .f_divergence = o.f_divergence_type,
+                                  .f_alpha_divergence_coef = o.f_alpha_divergence_coef,
+                                  .ld_alpha = o.ld_alpha,
+                                  .discopop_tau = o.discopop_tau}),
+          .reference = true,
+          .whole_step = sorts};
+}
+
+// Trained tokens of a pair's chosen side.
+int64_t chosen_tokens(const data::Sample& pair) {
+  return std::count(pair.trained.begin(), pair.trained.begin() + pair.lengths[0], uint8_t{1});
+}
+
+class DpoRecipe final : public DataRecipe {
+ public:
+  DpoRecipe(const DpoOptions& options, Machine& machine, const Say& say)
+      : DataRecipe(options, machine, say), o_(options), loss_(pair_loss(options)) {
+    const bool adapter = model().adapter_config().has_value();
+    if (o_.reference == Reference::base && !adapter)
+      user_error("reference",
+                 "--reference base: all weights are tuned, so the base is what was loaded; leave "
+                 "it out, or use LoRA (--lora_rank 8)");
+    if (!loss_.reference) return;
+    const bool new_adapter = adapter && o_.adapter.empty();
+    reference_ = new_adapter || o_.reference == Reference::base ? ReferenceKind::adapter_off
+                                                                : ReferenceKind::kept;
+  }
+
+  void loaded(Context& ctx, int64_t micro_batch_tokens) override {
+    if (reference_ != ReferenceKind::kept) return;
+    const int64_t batch = o_.batch_size * o_.accumulation_steps;
+    const int64_t used = std::min(dataset().size(), length().steps * batch);
+    say(fmt::format("computing the reference's log-probs of {} pairs", used));
+    for (int64_t i = 0; i < used; ++i) {
+      // A run of less than an epoch needs the first of its order alone.
+      keep(ctx, dataset(), loader().sample_index(0, i), micro_batch_tokens, kept_);
+    }
+    flush(ctx, micro_batch_tokens, kept_);
+    for (int64_t i = 0; evaluates() && i < eval_dataset().size(); ++i)
+      keep(ctx, eval_dataset(), i, micro_batch_tokens, eval_kept_);
+    flush(ctx, micro_batch_tokens, eval_kept_);
+  }
+
+  StepResult evaluate(Context& ctx, int64_t micro_batch_tokens) override {
+    std::vector<data::Sample> samples;
+    for (int64_t i = 0; i < eval_dataset().size(); ++i) {
+      data::Sample sample = eval_dataset().get(i);
+      eval_dataset().note(sample);
+      if (sample.trained_count > 0) samples.push_back(std::move(sample));
+    }
+    eval_dataset().warn_noted();
+    return pass(ctx, samples, micro_batch_tokens, eval_kept_, forward_only);
+  }
+
+  int64_t longest_unit() const override { return 2 * (max_length() - 1); }
+
+  std::vector<Work> fullest(int64_t tokens) override {
+    const int64_t length = std::max<int64_t>(1, std::min(tokens / 2, max_length() - 1));
+    const auto pairs = std::make_shared<std::vector<data::Sample>>();
+    for (int64_t left = tokens; left > 0; left -= 2 * length) pairs->push_back(full_pair(length));
+    std::vector<Work> work = {{"forward and backward", [this, pairs, tokens](Context& ctx) {
+                                 plan_pass(ctx, *pairs, tokens, forward_backward);
+                               }}};
+    if (o_.eval_dataset.empty()) return work;
+    work.push_back({"evaluation", [this, pairs, tokens](Context& ctx) {
+                      plan_pass(ctx, *pairs, tokens, forward_only);
+                    }});
+    if (o_.eval_samples > 0) work.push_back(longest_answers());
+    return work;
+  }
+
+ protected:
+  nlohmann::json own_config() const override { return options_json(o_); }
+  nlohmann::json own_identity() const override { return options_identity(o_); }
+
+  void set_dataset_options(data::DatasetOptions& d) const override {
+    d.format = data::DatasetFormat::kPairs;
+    d.train_on = TrainOn::kLast;
+  }
+
+  StepResult gradients(Context& ctx, const data::StepSamples& step,
+                       int64_t micro_batch_tokens) override {
+    return pass(ctx, step.samples, micro_batch_tokens, kept_, forward_backward);
+  }
+
+ private:
+  using Pass = StepResult (*)(Context&, const models::Decoder&, const loss::Objective&,
+                              const PassInput&);
+
+  static std::vector<int64_t> each_a_unit(size_t samples) {
+    std::vector<int64_t> units(samples);
+    std::iota(units.begin(), units.end(), int64_t{0});
+    return units;
+  }
+
+  // Both sides of a pair lie in one micro-batch.
+  static std::vector<data::MicroBatch> pack_pairs(std::span<const data::Sample> pairs,
+                                                  std::span<const int64_t> units,
+                                                  int64_t micro_batch_tokens) {
+    return data::pack(pairs, {.token_budget = micro_batch_tokens, .units = units});
+  }
+
+  loss::PairObjective objective(std::span<const data::Sample> pairs) const {
+    int64_t tokens = 0;
+    for (const data::Sample& pair : pairs) tokens += chosen_tokens(pair);
+    return loss::PairObjective({.loss = loss_.loss,
+                                .reference = loss_.reference,
+                                .whole_step = loss_.whole_step,
+                                .pairs = static_cast<int64_t>(pairs.size()),
+                                .chosen_tokens = tokens});
+  }
+
+  StepResult pass(Context& ctx, std::span<const data::Sample> pairs, int64_t micro_batch_tokens,
+                  const KeptReference& kept, Pass run) {
+    if (pairs.empty()) return {};
+    const std::vector<int64_t> units = each_a_unit(pairs.size());
+    const auto micro_batches = pack_pairs(pairs, units, micro_batch_tokens);
+    std::vector<SampleColumns> columns;
+    if (reference_ == ReferenceKind::adapter_off)
+      columns = reference_columns(ctx, model().decoder(), pairs, micro_batches, false);
+    if (reference_ == ReferenceKind::kept) columns = kept.columns(pairs);
+    return run(ctx, model().decoder(), objective(pairs),
+               {.micro_batches = micro_batches, .columns = columns, .units = units});
+  }
+
+  // Log-probs of the model as it is now, a few pairs at a time.
+  void keep(Context& ctx, const data::Dataset& from, int64_t index, int64_t micro_batch_tokens,
+            KeptReference& kept) {
+    data::Sample sample = from.get(index);
+    if (sample.trained_count == 0) return;
+    pending_tokens_ += sample.size();
+    pending_.push_back(std::move(sample));
+    if (pending_tokens_ >= 4 * micro_batch_tokens) flush(ctx, micro_batch_tokens, kept);
+  }
+  void flush(Context& ctx, int64_t micro_batch_tokens, KeptReference& kept) {
+    const auto units = each_a_unit(pending_.size());
+    const auto micro_batches = pack_pairs(pending_, units, micro_batch_tokens);
+    kept.add(pending_, reference_columns(ctx, model().decoder(), pending_, micro_batches, true));
+    pending_.clear();
+    pending_tokens_ = 0;
+  }
+
+  // Sides of `length` computed tokens, every one of them labelled.
+  static data::Sample full_pair(int64_t length) {
+    const auto n = static_cast<size_t>(length + 1);
+    data::Sample pair;
+    pair.tokens.assign(2 * n, 0);
+    pair.trained.assign(2 * n, 1);
+    pair.trained[0] = pair.trained[n] = 0;
+    pair.lengths = {static_cast<int32_t>(n), static_cast<int32_t>(n)};
+    pair.trained_count = 2 * length;
+    return pair;
+  }
+
+  // Reference log-probs that are kept cost no pass.
+  void plan_pass(Context& ctx, std::vector<data::Sample>& pairs, int64_t tokens, Pass run) {
+    KeptReference kept;
+    std::vector<SampleColumns> nothing(pairs.size());
+    for (size_t i = 0; i < pairs.size(); ++i) {
+      pairs[i].index = static_cast<int64_t>(i);
+      nothing[i].reference.resize(pairs[i].tokens.size());
+    }
+    kept.add(pairs, nothing);
+    pass(ctx, pairs, tokens, kept, run);
+  }
+
+  const DpoOptions& o_;
+  PairLoss loss_;
+  ReferenceKind reference_ = ReferenceKind::none;
+  KeptReference kept_, eval_kept_;
+  std::vector<data::Sample> pending_;
+  int64_t pending_tokens_ = 0;
+};
+
+}  // namespace
+
+std::unique_ptr<Recipe> dpo_recipe(const DpoOptions& options, Machine& machine, const Say& say) {
+  return std::make_unique<DpoRecipe>(options, machine, say);
+}
+
+}  // namespace hone::train
