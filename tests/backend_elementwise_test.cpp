@@ -272,16 +272,6 @@ TEST(Convert, F16AndF64AndScale) {
   }
 }
 
-TEST(Zero, TouchesOnlyItsBytes) {
-  for (Isa isa : cpu::available_isas()) {
-    Array x(DType::bf16, {40001});
-    x.set_all(std::vector<double>(40001, 1.5));
-    ASSERT_TRUE(run_kernel(cpu::zero(isa), ZeroDesc{x.view()}, 2).ok());
-    EXPECT_TRUE(x.guards_intact());
-    for (int64_t i = 0; i < x.numel(); ++i) ASSERT_EQ(x.get(i), 0);
-  }
-}
-
 TEST(Embedding, TakesRowsOfEveryFormat) {
   for (Isa isa : cpu::available_isas()) {
     for (const DType table_type : {DType::f32, DType::bf16}) {

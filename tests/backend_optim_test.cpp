@@ -1,10 +1,27 @@
-// AdamW and the sum of squares on every path.
+// AdamW, the sum of squares and zeroing of lists of arrays, on every path.
+#include <deque>
+
 #include "support/kernel_harness.h"
 
 namespace hone::test {
 namespace {
 
 using cpu::Isa;
+
+FloatArray float_array(Array& a) { return {a.view().as<float>(), a.numel()}; }
+ByteArray byte_array(Array& a) {
+  return {a.view().data, a.numel() * static_cast<int64_t>(dtype_size(a.view().dtype))};
+}
+AdamWArrays adamw_arrays(Array& p, Array& g, Array& m, Array& v, Array* w, double decay = 0) {
+  return {.param = p.view().as<float>(),
+          .grad = g.view().as<float>(),
+          .exp_avg = m.view().as<float>(),
+          .exp_avg_sq = v.view().as<float>(),
+          .weight = w == nullptr ? nullptr : w->view().data,
+          .weight_dtype = w == nullptr ? DType::bf16 : w->view().dtype,
+          .n = p.numel(),
+          .weight_decay = decay};
+}
 
 // torch.optim.AdamW in fp64, element by element.
 struct Adam {
@@ -36,16 +53,12 @@ TEST(AdamW, FollowsTorchOverSteps) {
         for (int64_t i = 0; i < n; ++i) tp.push_back(p.get(i));
         for (int t = 1; t <= 3; ++t) {
           g.set_all(numbers(static_cast<uint64_t>(10 + t), n, std::pow(10, t - 3)));
-          const AdamWDesc d{.param = p.view(),
-                            .grad = g.view(),
-                            .exp_avg = m.view(),
-                            .exp_avg_sq = v.view(),
-                            .weight = w.view(),
+          const AdamWArrays arrays = adamw_arrays(p, g, m, v, &w, adam.decay);
+          const AdamWDesc d{.list = {&arrays, 1},
                             .lr = adam.lr,
                             .beta1 = adam.beta1,
                             .beta2 = adam.beta2,
                             .eps = adam.eps,
-                            .weight_decay = adam.decay,
                             .grad_scale = adam.scale,
                             .step = t};
           ASSERT_TRUE(run_kernel(cpu::adamw(isa), d, threads).ok());
@@ -81,12 +94,8 @@ TEST(AdamW, NanPropagatesAndStaysWhereItIs) {
     v.set_all(std::vector<double>(n, 0));
     g.set(17, std::nan(""));
     g.set(99, std::nan(""));
-    const AdamWDesc d{.param = p.view(),
-                      .grad = g.view(),
-                      .exp_avg = m.view(),
-                      .exp_avg_sq = v.view(),
-                      .weight = w.view(),
-                      .lr = 1e-3};
+    const AdamWArrays arrays = adamw_arrays(p, g, m, v, &w);
+    const AdamWDesc d{.list = {&arrays, 1}, .lr = 1e-3};
     ASSERT_TRUE(run_kernel(cpu::adamw(isa), d).ok());
     for (int64_t i = 0; i < n; ++i) {
       const bool expected = i == 17 || i == 99;
@@ -102,11 +111,8 @@ TEST(AdamW, ZeroRateChangesNothingAndStepsCountFromOne) {
     for (Array* a : {&p, &g, &m, &v}) a->set_all(numbers(3, 50, 0.5));
     v.set_all(std::vector<double>(50, 0.25));
     const auto before = p.packed();
-    AdamWDesc d{.param = p.view(),
-                .grad = g.view(),
-                .exp_avg = m.view(),
-                .exp_avg_sq = v.view(),
-                .weight_decay = 0.1};
+    const AdamWArrays arrays = adamw_arrays(p, g, m, v, nullptr, 0.1);
+    AdamWDesc d{.list = {&arrays, 1}};
     ASSERT_TRUE(run_kernel(cpu::adamw(isa), d).ok());
     EXPECT_EQ(before, p.packed());
     d.step = 0;
@@ -119,13 +125,14 @@ TEST(SumSquares, Fp64InChunks) {
     for (Isa isa : cpu::available_isas()) {
       Array x(DType::f32, {n}), out(DType::f64, {1});
       x.set_all(numbers(4, n, 1e20));  // squares overflow fp32
+      const FloatArray array = float_array(x);
+      const SumSquaresDesc d{{&array, 1}, out.view()};
       double expected = 3;
       for (int64_t i = 0; i < n; ++i) expected += x.get(i) * x.get(i);
       double first = 0;
       for (const int threads : {1, 2}) {
         out.set(0, 3);
-        ASSERT_TRUE(
-            run_kernel(cpu::sum_squares(isa), SumSquaresDesc{x.view(), out.view()}, threads).ok());
+        ASSERT_TRUE(run_kernel(cpu::sum_squares(isa), d, threads).ok());
         // fp64 sums of positive numbers: relative error below n 2^-53.
         EXPECT_NEAR(out.get(0) / expected, 1, static_cast<double>(n) * 0x1p-53 + 1e-15);
         if (threads == 2) {
@@ -136,11 +143,91 @@ TEST(SumSquares, Fp64InChunks) {
       for (const double bad : {std::nan(""), HUGE_VAL}) {
         x.set(n - 1, bad);
         out.set(0, 0);
-        ASSERT_TRUE(
-            run_kernel(cpu::sum_squares(isa), SumSquaresDesc{x.view(), out.view()}, 2).ok());
+        ASSERT_TRUE(run_kernel(cpu::sum_squares(isa), d, 2).ok());
         EXPECT_FALSE(std::isfinite(out.get(0)));
       }
     }
+  }
+}
+
+TEST(Zero, TouchesOnlyItsBytes) {
+  for (Isa isa : cpu::available_isas()) {
+    Array x(DType::bf16, {40001}), y(DType::f32, {3});
+    for (Array* a : {&x, &y}) a->set_all(std::vector<double>(40001, 1.5));
+    const ByteArray list[] = {byte_array(x), {}, byte_array(y)};
+    ASSERT_TRUE(run_kernel(cpu::zero(isa), ZeroDesc{list}, 2).ok());
+    for (Array* a : {&x, &y}) {
+      EXPECT_TRUE(a->guards_intact());
+      for (int64_t i = 0; i < a->numel(); ++i) ASSERT_EQ(a->get(i), 0);
+    }
+  }
+}
+
+// Sizes around a chunk of each kernel, and none.
+constexpr int64_t kSizes[] = {1, 16384, 0, 7, 65536, 65537, 16385, 0, 150000, 33};
+
+// A list gives each of its arrays the bits that it has on its own: chunks, moments, decay and
+// rounded weights are its own.
+TEST(Lists, AdamWAsOneByOne) {
+  struct State {
+    Array p, g, m, v, w;
+    State(int64_t n, DType copy)
+        : p(DType::f32, {n}),
+          g(DType::f32, {n}),
+          m(DType::f32, {n}),
+          v(DType::f32, {n}),
+          w(copy, {n}) {
+      const auto seed = static_cast<uint64_t>(n);
+      p.set_all(numbers(seed, n));
+      g.set_all(numbers(seed + 1, n));
+      m.set_all(numbers(seed + 2, n));
+      v.set_all(std::vector<double>(static_cast<size_t>(n), 0.25));
+    }
+  };
+  for (Isa isa : cpu::available_isas()) {
+    std::deque<State> alone, together;
+    std::vector<AdamWArrays> list;
+    for (const int64_t n : kSizes) {
+      const DType copy = n % 2 == 0 ? DType::bf16 : DType::f32;
+      const double decay = 0.01 * static_cast<double>(list.size());
+      for (auto* all : {&alone, &together}) all->emplace_back(n, copy);
+      for (auto* all : {&alone, &together}) {
+        State& s = all->back();
+        const AdamWArrays a = adamw_arrays(s.p, s.g, s.m, s.v, n == 33 ? nullptr : &s.w, decay);
+        if (all == &together) {
+          list.push_back(a);
+        } else {
+          ASSERT_TRUE(run_kernel(cpu::adamw(isa), AdamWDesc{.list = {&a, 1}, .lr = 0.1}).ok());
+        }
+      }
+    }
+    ASSERT_TRUE(run_kernel(cpu::adamw(isa), AdamWDesc{.list = list, .lr = 0.1}, 2).ok());
+    for (size_t i = 0; i < alone.size(); ++i) {
+      State &a = alone[i], &t = together[i];
+      EXPECT_EQ(a.p.packed(), t.p.packed()) << i;
+      EXPECT_EQ(a.m.packed(), t.m.packed()) << i;
+      EXPECT_EQ(a.v.packed(), t.v.packed()) << i;
+      EXPECT_EQ(a.w.packed(), t.w.packed()) << i;
+      for (const Array* x : {&t.p, &t.g, &t.m, &t.v, &t.w}) EXPECT_TRUE(x->guards_intact());
+    }
+  }
+}
+
+TEST(Lists, SumsAreAddedInListOrder) {
+  for (Isa isa : cpu::available_isas()) {
+    std::deque<Array> arrays;
+    std::vector<FloatArray> list;
+    Array one_by_one(DType::f64, {1}), together(DType::f64, {1});
+    for (Array* out : {&one_by_one, &together}) out->set(0, 3);
+    for (const int64_t n : kSizes) {
+      arrays.emplace_back(DType::f32, std::vector<int64_t>{n});
+      arrays.back().set_all(numbers(static_cast<uint64_t>(n), n, 1e3));
+      list.push_back(float_array(arrays.back()));
+      const SumSquaresDesc d{{&list.back(), 1}, one_by_one.view()};
+      ASSERT_TRUE(run_kernel(cpu::sum_squares(isa), d).ok());
+    }
+    ASSERT_TRUE(run_kernel(cpu::sum_squares(isa), SumSquaresDesc{list, together.view()}, 2).ok());
+    EXPECT_EQ(one_by_one.get(0), together.get(0)) << cpu::isa_name(isa);
   }
 }
 

@@ -38,7 +38,7 @@ Gradients run(BlockPolicy policy, bool of_x, bool of_aux) {
   write(*ctx.device, store.value(w), 0, numbers(kWidth * kWidth, 1));
   write(*ctx.device, store.value(v), 0, numbers(kWidth * kWidth, 2));
   store.allocate_gradients(machine.arena());
-  for (const ParamId id : {w, v}) launch(ctx, ZeroDesc{.x = store.grad(id).view()});
+  for (const ParamId id : {w, v}) zero(ctx, store.grad(id));
   const auto filled = [&](int seed) {
     const Tensor t = ctx.empty(DType::f32, {kRows, kWidth});
     write(*ctx.device, t, 0, numbers(kRows * kWidth, seed));

@@ -21,6 +21,15 @@ Tensor clone(Context& ctx, const Tensor& t) {
   return copy;
 }
 
+void zero(Context& ctx, std::span<const Tensor> tensors, const char* label) {
+  std::vector<ByteArray> list;
+  for (const Tensor& t : tensors) {
+    HONE_CHECK(t.contiguous());
+    list.push_back({t.view().data, static_cast<int64_t>(t.bytes())});
+  }
+  launch(ctx, ZeroDesc{list}, label);
+}
+
 GradTarget grad_target(Context& ctx, Tape& tape, int slot, const Tensor& like) {
   if (!tape.grad(slot).defined()) {
     Tensor g = like.rank() == 2 ? ctx.empty(like.dtype(), {like.dim(0), like.dim(1)})

@@ -83,6 +83,11 @@ GradTarget grad_target(Context& ctx, Tape& tape, int slot, const Tensor& like);
 void add_grad(Context& ctx, Tape& tape, int slot, Tensor grad);
 // A copy of t with storage of its own.
 Tensor clone(Context& ctx, const Tensor& t);
+// Every byte of contiguous tensors becomes zero: one launch for all.
+void zero(Context& ctx, std::span<const Tensor> tensors, const char* label = "");
+inline void zero(Context& ctx, const Tensor& t, const char* label = "") {
+  zero(ctx, std::span(&t, 1), label);
+}
 
 namespace detail {
 #define HONE_KERNEL(name, Desc)                                                              \

@@ -70,7 +70,7 @@ class HeadGradients {
   // Columns that no head has get zeros; before the heads are written.
   void clear_rest(Context& ctx) const {
     for (const Part& p : parts_) {
-      if (p.columns < p.grad.dim(1)) launch(ctx, ZeroDesc{.x = p.grad.view()}, "attention dx");
+      if (p.columns < p.grad.dim(1)) zero(ctx, p.grad, "attention dx");
     }
   }
   void hand_over(Context& ctx, Tape& tape) {

@@ -14,7 +14,7 @@ Tensor gather_rows(Context& ctx, const Tensor& x, const Tensor& rows) {
     const bool first = !tape.grad(in).defined();
     if (first) {
       tape.assign(in, c->empty(dtype, {t, d}));
-      launch(*c, ZeroDesc{.x = tape.grad(in).view()}, "gather dx");
+      zero(*c, tape.grad(in), "gather dx");
     }
     const GradTarget dx = grad_target(*c, tape, in, tape.grad(in));
     launch(*c,
@@ -87,7 +87,7 @@ TokenLogprobs token_logprobs(Context& ctx, ParamId weight, const Tensor& x, cons
     if (!dlogprob.defined() && !dentropy.defined()) return;
     if (!dlogprob.defined()) {
       dlogprob = c->empty(out.logprob.dtype(), {out.logprob.dim(0)});
-      launch(*c, ZeroDesc{.x = dlogprob.view()}, "head dx");
+      zero(*c, dlogprob, "head dx");
     }
     backward(*c, tape, dlogprob, out.entropy, dentropy);
   });

@@ -18,6 +18,11 @@ View flat(View v) {
   return f;
 }
 
+float* floats(const Tensor& t) {
+  HONE_CHECK(t.dtype() == DType::f32);
+  return t.view().as<float>();
+}
+
 Tensor state_like(Context& ctx, const ParamSpec& spec) {
   return ctx.empty(DType::f32, {spec.numel()}, MemoryKind::optimizer);
 }
@@ -25,6 +30,7 @@ Tensor state_like(Context& ctx, const ParamSpec& spec) {
 }  // namespace
 
 AdamW::AdamW(Context& ctx, const AdamWOptions& options) : options_(options) {
+  std::vector<Tensor> zeros;
   for (const ParamId id : ctx.params->trainable()) {
     const ParamSpec& spec = ctx.params->spec(id);
     const bool bias = spec.name.ends_with(".bias");
@@ -33,8 +39,7 @@ AdamW::AdamW(Context& ctx, const AdamWOptions& options) : options_(options) {
     if ((bias && !options.decay_bias) || (norm && !options.decay_norm)) e.weight_decay = 0;
     e.exp_avg = state_like(ctx, spec);
     e.exp_avg_sq = state_like(ctx, spec);
-    launch(ctx, ZeroDesc{.x = e.exp_avg.view()}, "optimizer init");
-    launch(ctx, ZeroDesc{.x = e.exp_avg_sq.view()}, "optimizer init");
+    zeros.insert(zeros.end(), {e.exp_avg, e.exp_avg_sq});
     if (spec.format != Format::f32) {
       e.master = state_like(ctx, spec);
       launch(ctx, ConvertDesc{.x = flat(ctx.params->value(id).view()), .y = e.master.view()},
@@ -42,25 +47,32 @@ AdamW::AdamW(Context& ctx, const AdamWOptions& options) : options_(options) {
     }
     entries_.push_back(std::move(e));
   }
+  zero(ctx, zeros, "optimizer init");
 }
 
 void AdamW::step(Context& ctx, double lr, double grad_scale, int64_t step) {
+  std::vector<AdamWArrays> list;
   for (const Entry& e : entries_) {
-    const View value = flat(ctx.params->value(e.param).view());
-    AdamWDesc d{.param = e.master.defined() ? e.master.view() : value,
-                .grad = flat(ctx.params->grad(e.param).view()),
-                .exp_avg = e.exp_avg.view(),
-                .exp_avg_sq = e.exp_avg_sq.view(),
-                .lr = lr,
-                .beta1 = options_.beta1,
-                .beta2 = options_.beta2,
-                .eps = options_.eps,
-                .weight_decay = e.weight_decay,
-                .grad_scale = grad_scale,
-                .step = step};
-    if (e.master.defined()) d.weight = value;
-    launch(ctx, d, "adamw");
+    const Tensor value = ctx.params->value(e.param);
+    const bool rounded = e.master.defined();
+    list.push_back({.param = floats(rounded ? e.master : value),
+                    .grad = floats(ctx.params->grad(e.param)),
+                    .exp_avg = floats(e.exp_avg),
+                    .exp_avg_sq = floats(e.exp_avg_sq),
+                    .weight = rounded ? value.view().data : nullptr,
+                    .weight_dtype = value.dtype(),
+                    .n = value.numel(),
+                    .weight_decay = e.weight_decay});
   }
+  launch(ctx,
+         AdamWDesc{.list = list,
+                   .lr = lr,
+                   .beta1 = options_.beta1,
+                   .beta2 = options_.beta2,
+                   .eps = options_.eps,
+                   .grad_scale = grad_scale,
+                   .step = step},
+         "adamw");
   ctx.params->values_changed();
 }
 
@@ -85,11 +97,13 @@ void AdamW::restored(Context& ctx) {
 
 double gradient_norm(Context& ctx) {
   const Tensor sum = ctx.empty(DType::f64, {1}, MemoryKind::workspace);
-  launch(ctx, ZeroDesc{.x = sum.view()}, "grad norm");
+  zero(ctx, sum, "grad norm");
+  std::vector<FloatArray> list;
   for (const ParamId id : ctx.params->trainable()) {
-    launch(ctx, SumSquaresDesc{.x = flat(ctx.params->grad(id).view()), .out = sum.view()},
-           "grad norm");
+    const Tensor& grad = ctx.params->grad(id);
+    list.push_back({floats(grad), grad.numel()});
   }
+  launch(ctx, SumSquaresDesc{.list = list, .out = sum.view()}, "grad norm");
   return std::sqrt(read(ctx, sum, 1.0)[0]);
 }
 

@@ -82,7 +82,7 @@ class Bench {
  private:
   double bandwidth() {
     const Tensor x = ctx_.empty(DType::f32, {int64_t{1} << 27});
-    launch(ctx_, ZeroDesc{.x = x.view()});
+    zero(ctx_, x);
     const auto words = readable_as<uint64_t>(*ctx_.device, x.view());
     const auto chunks = int64_t{256}, n = static_cast<int64_t>(words.size());
     std::vector<uint64_t> sums(chunks);

@@ -240,9 +240,9 @@ std::vector<double> score(Context& ctx, const models::Decoder& decoder,
 }
 
 void zero_gradients(Context& ctx) {
-  for (const ParamId id : ctx.params->trainable()) {
-    launch(ctx, ZeroDesc{.x = ctx.params->grad(id).view()}, "zero grad");
-  }
+  std::vector<Tensor> grads;
+  for (const ParamId id : ctx.params->trainable()) grads.push_back(ctx.params->grad(id));
+  zero(ctx, grads, "zero grad");
 }
 
 }  // namespace hone::train

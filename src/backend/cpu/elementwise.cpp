@@ -1,7 +1,6 @@
 // RoPE, SwiGLU, addition, conversion, dropout on the CPU. Legend: T rows, H heads, D head dim, F
 // features.
 #include <cmath>
-#include <cstring>
 
 #include "backend/cpu/rows.h"
 
@@ -162,15 +161,6 @@ Status run_convert(Isa isa, const KernelCtx& ctx, const ConvertDesc& d) {
   return {};
 }
 
-Status run_zero(Isa, const KernelCtx& ctx, const ZeroDesc& d) {
-  if (!contiguous(d.x)) return {"zero: x is contiguous"};
-  for_pieces(ctx, d.x, true, static_cast<int64_t>(dtype_size(d.x.dtype)),
-             [&](auto span, int64_t n) {
-               std::memset(span(d.x).data, 0, static_cast<size_t>(n) * dtype_size(d.x.dtype));
-             });
-  return {};
-}
-
 Status run_dropout(Isa isa, const KernelCtx& ctx, const DropoutDesc& d) {
   if (d.x.rank != 2 || !same_shape(d.x, d.y)) return {"dropout: x and y are [T, K]"};
   if (d.row_ids.rank != 1 || d.row_ids.shape[0] != d.x.shape[0] || d.row_ids.dtype != DType::i64) {
@@ -204,7 +194,6 @@ Cost add_cost(const AddDesc& d) {
   return {count(d.y), view_bytes(d.a) + view_bytes(d.b) + view_bytes(d.y)};
 }
 Cost convert_cost(const ConvertDesc& d) { return {count(d.y), view_bytes(d.x) + view_bytes(d.y)}; }
-Cost zero_cost(const ZeroDesc& d) { return {0, view_bytes(d.x)}; }
 Cost dropout_cost(const DropoutDesc& d) {
   return {25 * count(d.y), view_bytes(d.x) + view_bytes(d.y) * (d.accumulate ? 2 : 1)};
 }
@@ -229,9 +218,6 @@ Kernel<AddDesc> add(Isa isa) {
 }
 Kernel<ConvertDesc> convert(Isa isa) {
   return {by_isa<ConvertDesc, run_convert>(isa), nullptr, nullptr, convert_cost, true};
-}
-Kernel<ZeroDesc> zero(Isa isa) {
-  return {by_isa<ZeroDesc, run_zero>(isa), nullptr, nullptr, zero_cost, true};
 }
 Kernel<DropoutDesc> dropout(Isa isa) {
   return {by_isa<DropoutDesc, run_dropout>(isa), nullptr, nullptr, dropout_cost, true};

@@ -74,11 +74,6 @@ struct ConvertDesc {
   float alpha = 1;
 };
 
-// Every byte of x, contiguous, set to zero.
-struct ZeroDesc {
-  View x;
-};
-
 // y (+)= x * keep / (1 - p); keep is a function of (seed, salt, row_ids[t], feature) alone
 // (core/rng.h, Purpose::dropout): word feature % 4 of random_words(seed, dropout, row_ids[t], salt
 // + feature / 4), kept if uniform_float(word) >= p. y may be x.
