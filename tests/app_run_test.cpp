@@ -226,6 +226,38 @@ TEST(Logits, AreTheGoldenOnes) {
   EXPECT_LT(error(tensor(w / "l.safetensors", "1"), golden.values("seq.4.logits")), 1e-5);
 }
 
+// All-linear of a mixture of experts: every expert, named as PEFT names what it adapts; no router.
+TEST(Sft, AnAdapterOfExpertsLearnsAndMerges) {
+  const Workplace w;
+  const std::string model = w.model("qwen3_moe");
+  w.file("d.jsonl", counting_data(40, vocab_of(w, model), 3));
+  const std::string sft = "sft --pretrained " + model +
+                          " --dataset d.jsonl --lora_rank 4 --lora_alpha 8 --lr 2e-2 --batch_size "
+                          "8 --num_epochs 4 --dtype fp32 --save_dir ";
+  const Result r = w.hone(sft + "out");
+  ASSERT_EQ(r.code, 0) << r.err;
+  const std::vector<Json> metrics = read_lines(w / "out" / "metrics.jsonl");
+  EXPECT_LT(metrics.back().at("loss").get<double>(), 0.8 * metrics[0].at("loss").get<double>());
+  const Json config = Json::parse(read_file(w / "out" / "adapter_config.json"));
+  EXPECT_EQ(config.at("target_parameters"),
+            Json({"mlp.down_proj.weight", "mlp.experts.down_proj", "mlp.experts.gate_up_proj",
+                  "mlp.gate_proj.weight", "mlp.up_proj.weight"}));  // of the dense block, too
+  for (const Json& name : config.at("target_modules")) EXPECT_NE(name, "gate");
+  ASSERT_EQ(w.hone("merge --pretrained " + model + " --adapter out --output merged").code, 0);
+  w.file("t.jsonl", "[1, 2, 3, 4, 5, 6, 7, 8, 9]\n");
+  const auto logits = [&](const std::string& of) {
+    EXPECT_EQ(w.hone("logits --pretrained " + of + " --input t.jsonl --output l.safetensors").code,
+              0);
+    return tensor(w / "l.safetensors", "0");
+  };
+  const auto adapted = logits(model + " --adapter out");
+  EXPECT_LT(error(logits("merged"), adapted), 1e-5);
+  EXPECT_GT(error(logits(model), adapted), 1e-2);
+  const Result dropped = w.hone(sft + "again --lora_dropout 0.1");
+  EXPECT_EQ(dropped.code, 2);
+  EXPECT_NE(dropped.err.find("experts"), std::string::npos) << dropped.err;
+}
+
 TEST(Sft, AnAdapterLearnsLoadsBackAndMerges) {
   const Workplace w;
   const std::string model = w.model("qwen2");

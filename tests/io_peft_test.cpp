@@ -12,6 +12,7 @@
 #include <span>
 
 #include "core/error.h"
+#include "io/peft_experts.h"
 #include "io/peft_targets.h"
 #include "io/safetensors.h"
 
@@ -95,7 +96,6 @@ TEST(Peft, UnsupportedIsNamed) {
       {"megatron_config", {{"a", 1}}},
       {"layer_replication", {{0, 2}}},
       {"trainable_token_indices", {1, 2}},
-      {"target_parameters", {"x"}},
       {"alora_invocation_tokens", {1}},
       {"use_qalora", true},
       {"init_lora_weights", "pissa"},
@@ -372,11 +372,89 @@ TEST_F(PeftFiles, WhatTheLibraryWroteIsRead) {
                    4 / std::sqrt(2.0));
 }
 
+// Adapters of experts as PEFT has written them: read, and written with the same names and bits.
+TEST_F(PeftFiles, ExpertsAreStoredAsPeftDoes) {
+  const fs::path from = fs::path(HONE_SOURCE_DIR) / "tests/fixtures/models/qwen3_moe/lora";
+  const Adapter adapter = load_adapter(from);
+  std::vector<AdapterLayerView> views;
+  const AdapterLayer* gate_up = nullptr;
+  for (const AdapterLayer& l : adapter.layers) {
+    views.push_back({l.module, l.rank, l.in, l.out, l.copies, l.a.data(), l.b.data()});
+    if (l.module == "model.layers.0.mlp.experts.gate_up_proj") gate_up = &l;
+  }
+  ASSERT_NE(gate_up, nullptr);
+  EXPECT_EQ(gate_up->copies, 6);
+  EXPECT_EQ(gate_up->rank, 3);
+  EXPECT_EQ(gate_up->in, 24);
+  EXPECT_EQ(gate_up->out, 16);
+  const SafetensorsFile theirs = SafetensorsFile::open(from / "adapter_model.safetensors");
+  // expert 4, output 7, rank 2: column 2 * 6 + 4 of row 7
+  std::vector<float> b(16 * 18);
+  read_as_float(
+      *theirs.find("base_model.model.model.layers.0.mlp.experts.base_layer.lora_B.weight"), 0, b);
+  EXPECT_EQ(gate_up->b[(4 * 16 + 7) * 3 + 2], b[7 * 18 + 2 * 6 + 4]);
+  save_adapter(folder_, views);
+  const SafetensorsFile ours = SafetensorsFile::open(folder_ / "adapter_model.safetensors");
+  ASSERT_EQ(ours.tensors().size(), theirs.tensors().size());
+  for (const TensorEntry& t : theirs.tensors()) {
+    const TensorEntry* same = ours.find(t.name);
+    ASSERT_NE(same, nullptr) << t.name;
+    EXPECT_EQ(same->shape, t.shape) << t.name;
+    ASSERT_EQ(same->bytes, t.bytes);
+    EXPECT_EQ(std::memcmp(same->data, t.data, t.bytes), 0) << t.name;
+  }
+  // the config that says so selects the same again
+  const AdapterConfig config = parse_adapter_config(adapter_config_json(adapter.config), "again");
+  EXPECT_EQ(config.target_parameters, adapter.config.target_parameters);
+  const AdapterRules rules(config);
+  EXPECT_TRUE(rules.targets("model.layers.2.mlp.experts.down_proj"));
+  EXPECT_FALSE(rules.targets("model.layers.1.mlp.down_proj"));  // of a dense block
+}
+
+TEST(PeftExperts, NamesOfOneParameterAlone) {
+  AdapterConfig config;
+  const std::string stored = "base_model.model.model.layers.0.mlp.experts.lora_A.weight";
+  config.target_parameters = {"mlp.experts.gate_up_proj"};
+  EXPECT_EQ(with_expert_parameter(stored, config),
+            "base_model.model.model.layers.0.mlp.experts.gate_up_proj.lora_A.weight");
+  config.target_parameters = {"mlp.experts.down_proj"};
+  EXPECT_EQ(with_expert_parameter(stored, config),
+            "base_model.model.model.layers.0.mlp.experts.down_proj.lora_A.weight");
+  const std::string gate_up = "model.layers.0.mlp.experts.gate_up_proj";
+  EXPECT_EQ(without_expert_parameter(gate_up, {{.module = gate_up}}), "model.layers.0.mlp.experts");
+  EXPECT_EQ(without_expert_parameter("model.layers.0.mlp.down_proj", {}),
+            "model.layers.0.mlp.down_proj");
+}
+
+// What hone writes after it has resolved all-linear: parameters for experts, no router.
+TEST(PeftExperts, ResolvedTargets) {
+  std::vector<std::string> modules, tuned;
+  for (const char* layer : {"model.layers.0.", "model.layers.1."}) {
+    for (const char* part :
+         {"self_attn.q_proj", "mlp.gate", "mlp.experts.gate_up_proj", "mlp.experts.down_proj"}) {
+      modules.push_back(std::string(layer) + part);
+      if (std::string(part) != "mlp.gate") tuned.push_back(modules.back());
+    }
+  }
+  AdapterConfig config;
+  config.target_expression = "all-linear";
+  const AdapterConfig all = resolved_config(config, modules, tuned);
+  EXPECT_EQ(all.target_modules, std::vector<std::string>{"q_proj"});
+  // down_proj as a module's name would be experts to PEFT
+  EXPECT_EQ(all.target_parameters,
+            (std::vector<std::string>{"mlp.experts.down_proj", "mlp.experts.gate_up_proj",
+                                      "shared_expert.down_proj.weight"}));
+  EXPECT_TRUE(all.target_expression.empty());
+  const AdapterConfig one = resolved_config(config, modules, {modules[2]});
+  EXPECT_EQ(one.target_parameters, std::vector<std::string>{modules[2]});
+  EXPECT_TRUE(one.target_modules.empty());
+}
+
 TEST_F(PeftFiles, SavedReadsBackBitForBit) {
   const Adapter adapter = load_adapter(kFixtures / "peft_bf16");
   std::vector<AdapterLayerView> views;
   for (const AdapterLayer& l : adapter.layers) {
-    views.push_back({l.module, l.rank, l.in, l.out, l.a.data(), l.b.data()});
+    views.push_back({l.module, l.rank, l.in, l.out, l.copies, l.a.data(), l.b.data()});
   }
   save_adapter(folder_, views);
   write_file_atomically(folder_ / "adapter_config.json", adapter_config_json(adapter.config));

@@ -49,6 +49,24 @@ json mistral() {
   return config;
 }
 
+json qwen3_moe() {
+  json config = llama();
+  config["architectures"] = {"Qwen3MoeForCausalLM"};
+  config["model_type"] = "qwen3_moe";
+  config["num_experts"] = 6;
+  config["num_experts_per_tok"] = 2;
+  config["moe_intermediate_size"] = 24;
+  return config;
+}
+
+json mixtral() {
+  json config = llama();
+  config["architectures"] = {"MixtralForCausalLM"};
+  config["model_type"] = "mixtral";
+  config["num_local_experts"] = 4;
+  return config;
+}
+
 json with(json config, const std::string& name, json value) {
   config[name] = std::move(value);
   return config;
@@ -110,6 +128,39 @@ TEST(Config, FamilyDifferences) {
   json by_type = qwen2();
   by_type.erase("architectures");
   EXPECT_EQ(parse(by_type).architecture, "Qwen2ForCausalLM");
+}
+
+TEST(Config, Experts) {
+  const ModelConfig plain = parse(qwen3_moe());
+  EXPECT_EQ(plain.experts->experts, 6);
+  EXPECT_EQ(plain.experts->per_token, 2);
+  EXPECT_EQ(plain.experts->intermediate_size, 24);
+  EXPECT_FALSE(plain.experts->normalise);  // the class default; released configs say true
+  EXPECT_EQ(plain.experts->shared_intermediate_size, 0);
+  EXPECT_TRUE(plain.qk_norm);
+  EXPECT_EQ(plain.experts->sparse, std::vector<bool>(5, true));
+  json config = with(qwen3_moe(), "decoder_sparse_step", 2);
+  config["mlp_only_layers"] = {3};
+  EXPECT_EQ(parse(config).experts->sparse, (std::vector<bool>{false, true, false, false, false}));
+  // the key under which transformers 5 saves the number
+  config = qwen3_moe();
+  config.erase("num_experts");
+  config["num_local_experts"] = 16;
+  EXPECT_EQ(parse(config).experts->experts, 16);
+  const ModelConfig mistral_kind = parse(mixtral());
+  EXPECT_EQ(mistral_kind.experts->intermediate_size, 172);
+  EXPECT_EQ(mistral_kind.experts->per_token, 2);
+  EXPECT_TRUE(mistral_kind.experts->normalise);
+  config = qwen3_moe();
+  config["architectures"] = {"Qwen2MoeForCausalLM"};
+  config["model_type"] = "qwen2_moe";
+  EXPECT_EQ(parse(config).experts->shared_intermediate_size, 5632);
+  EXPECT_TRUE(parse(config).qkv_bias);
+  expect_error(with(qwen3_moe(), "num_experts_per_tok", 7), {"num_experts_per_tok", "7", "6"});
+  expect_error(with(qwen3_moe(), "num_experts", 0), {"num_experts", "0"});
+  expect_error(with(qwen3_moe(), "mlp_only_layers", {5}), {"mlp_only_layers", "5"});
+  expect_error(with(mixtral(), "router_jitter_noise", 0.1), {"router_jitter_noise", "0.1"});
+  expect_error(with(llama(), "num_experts", 8), {"num_experts", "8"});
 }
 
 TEST(Config, BothSpellings) {
@@ -265,7 +316,7 @@ TEST(Config, UnknownFieldsAreListed) {
 }
 
 TEST(Config, RoundTrip) {
-  for (json config : {llama(), mistral(), qwen2(), qwen3()}) {
+  for (json config : {llama(), mistral(), qwen2(), qwen3(), qwen3_moe(), mixtral()}) {
     config["eos_token_id"] = {3, 4};
     config["bos_token_id"] = 1;
     config["torch_dtype"] = "bfloat16";
@@ -284,6 +335,11 @@ TEST(Config, RoundTrip) {
     EXPECT_EQ(b.ropes.at(0).scaling.factor, 8.1f);
     EXPECT_EQ(b.eos_token_ids, a.eos_token_ids);
     EXPECT_EQ(b.qkv_bias, a.qkv_bias);
+    ASSERT_EQ(b.experts.has_value(), a.experts.has_value());
+    if (a.experts) {
+      EXPECT_EQ(b.experts->intermediate_size, a.experts->intermediate_size);
+      EXPECT_EQ(b.experts->sparse, a.experts->sparse);
+    }
     EXPECT_EQ(b.dtype, DType::bf16);
     EXPECT_EQ(b.max_position_embeddings, a.max_position_embeddings);
   }

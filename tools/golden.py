@@ -71,6 +71,35 @@ def random_weight(family, name, shape, tied):
     return bf16_exact(value)
 
 
+def directions(family, vocab, experts, each, width):
+    """Routing far from ties: each token of the vocabulary has its experts, whose directions are in
+    its embedding; the router looks along them. -> router [E, D], embeddings [V, D]."""
+    axes = np.linalg.qr(rng(family, "axes").standard_normal((width, width)))[0][:experts]
+    pull = np.full((vocab, experts), -0.6)
+    for token in range(vocab):
+        chosen = rng(family, "experts", token).permutation(experts)[:each]
+        pull[token, chosen] = 2.4 - 0.5 * np.arange(each)
+    return (torch.from_numpy(axes).float(), torch.from_numpy(pull @ axes).float())
+
+
+def expert_matrices(kind, name, tensor):
+    """A parameter of transformers, which stacks experts, as the tensors of its files."""
+    body, _, leaf = name.rpartition(".")
+    mixtral = kind == "mixtral"
+    if mixtral:
+        name = name.replace(".mlp.gate.", ".block_sparse_moe.gate.")
+    if not body.endswith(".mlp.experts"):
+        return {name: tensor}
+    body = body.replace(".mlp.", ".block_sparse_moe.") if mixtral else body
+    names = ["w1", "w3", "w2"] if mixtral else ["gate_proj", "up_proj", "down_proj"]
+    parts = {}
+    for e, matrix in enumerate(tensor):
+        both = matrix.chunk(2) if leaf == "gate_up_proj" else [matrix]
+        for part, end in zip(both, names if leaf == "gate_up_proj" else names[2:]):
+            parts[f"{body}.{e}.{end}.weight"] = part.contiguous()
+    return parts
+
+
 def write_model(family, spec, folder):
     os.makedirs(folder)
     path = os.path.join(folder, "config.json")
@@ -85,6 +114,17 @@ def write_model(family, spec, folder):
     tied = config.tie_word_embeddings
     weights = {n: random_weight(family, n, p.shape, tied) for n, p in model.named_parameters()}
     assert ("lm_head.weight" in weights) != tied
+    experts = getattr(config, "num_experts", None) or getattr(config, "num_local_experts", None)
+    if experts:
+        router, tokens = directions(family, config.vocab_size, experts,
+                                    config.num_experts_per_tok, config.hidden_size)
+        for n in weights:
+            if n.endswith("mlp.gate.weight"):
+                weights[n] = bf16_exact(0.5 * weights[n] + 1.5 * router)
+        embedding = weights["model.embed_tokens.weight"]
+        weights["model.embed_tokens.weight"] = bf16_exact(0.4 * embedding + tokens)
+    weights = {n: w for name, t in weights.items()
+               for n, w in expert_matrices(config.model_type, name, t).items()}
     if spec.get("file_dtype") == "bf16":
         weights = {n: w.to(torch.bfloat16) for n, w in weights.items()}
     shards = spec.get("shards", 1)
@@ -110,15 +150,15 @@ def write_model(family, spec, folder):
 def load(folder, dtype, attention):
     model = AutoModelForCausalLM.from_pretrained(
         folder, dtype=torch.bfloat16 if dtype == "bf16" else torch.float32,
-        attn_implementation=attention)
+        attn_implementation=attention, experts_implementation="eager")
     return to_fp64(model) if dtype == "fp64" else model.eval()
 
 
 def to_fp64(model):
     """fp64 everywhere, but RoPE's angle (position times inverse frequency) as transformers has it:
     both factors and the product in fp32; cosine and sine of that angle in fp64. transformers casts
-    to fp32 inside RMSNorm whatever the model's type, so that is replaced too; its sdpa attention
-    has no such cast."""
+    to fp32 inside RMSNorm and routers whatever the model's type, so these are replaced too; its sdpa
+    attention has no such cast."""
     inv_freq = model.model.rotary_emb.inv_freq.clone()
     assert inv_freq.dtype == torch.float32
     model = model.double().eval()
@@ -132,10 +172,19 @@ def to_fp64(model):
         return self.weight * (x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True)
                                               + self.variance_epsilon))
 
+    def route(self, x):
+        scores = (x.reshape(-1, self.hidden_dim) @ self.weight.T).softmax(-1)
+        values, chosen = scores.topk(self.top_k)
+        if getattr(self, "norm_topk_prob", True):  # Mixtral has no such field
+            values = values / values.sum(-1, keepdim=True)
+        return scores, values, chosen
+
     model.model.rotary_emb.forward = types.MethodType(rope, model.model.rotary_emb)
     for module in model.modules():
         if type(module).__name__.endswith("RMSNorm"):
             module.forward = types.MethodType(norm, module)
+        if type(module).__name__.endswith("TopKRouter"):
+            module.forward = types.MethodType(route, module)
     return model
 
 
@@ -275,8 +324,31 @@ def evaluate(model, sequences, batch, prefix, lora, padded=False):
     out = {f"{head}seq.{i}.logits": logits(model, t) for i, t in sequences.items()}
     out[f"{head}seq.all.logits"] = torch.cat([v for v in out.values()])
     loss, grads = gradients(model, batch, lora, padded)
+    grads = by_matrix(model, grads, lora)
     out[f"{prefix}.loss"] = loss.reshape(1)
     out.update({f"{prefix}.grad.{n}": g for n, g in grads.items()})
+    return out
+
+
+def by_matrix(model, grads, lora):
+    """Gradients by the names of the model's files. Of an adapter's experts: expert by expert, under
+    the name of the parameter that is adapted; PEFT has A so, [experts * rank, in], but B by rank,
+    [out, rank * experts]."""
+    if not lora:
+        return {n: g for name, t in grads.items()
+                for n, g in expert_matrices(model.config.model_type, name, t).items()}
+    out = {}
+    for name, g in grads.items():
+        for old, new in ((".experts.base_layer.lora", ".experts.gate_up_proj.lora"),
+                         (".experts.lora", ".experts.down_proj.lora")):
+            if old in name:
+                name = name.replace(old, new)
+                if ".lora_B." in name:
+                    experts = model.config.num_experts if hasattr(model.config, "num_experts") \
+                        else model.config.num_local_experts
+                    g = g.reshape(len(g), -1, experts).permute(2, 0, 1).reshape(-1, g.shape[1] // experts)
+                break
+        out[name] = g
     return out
 
 
@@ -284,8 +356,7 @@ def add_case(golden, make_model, sequences, batch, prefix, lora):
     """One set of goldens (the full model, or one adapter). `make_model(dtype, attention)`."""
     exact_model = make_model("fp64", "sdpa")
     exact = evaluate(exact_model, sequences, batch, prefix, lora)
-    assert_fp64(exact_model, batch, lora,
-                {n: exact[f"{prefix}.grad.{n}"] for n, _ in trained_parameters(exact_model, lora)})
+    assert_fp64(exact_model, batch, lora, gradients(exact_model, batch, lora)[1])
     model = make_model("fp32", "eager")
     single = evaluate(model, sequences, batch, prefix, lora)
     half = [evaluate(make_model("bf16", a), sequences, batch, prefix, lora, padded=True)
@@ -447,7 +518,7 @@ def main():
             shutil.rmtree(os.path.join(out, name), ignore_errors=True)
         total += make_family(name, FAMILIES[name], out)
     print(f"{total / 1e6:.2f} MB in all")
-    assert total < 5_000_000
+    assert total < 8_000_000
     if args.check:
         problems = []
         for name in names:

@@ -3,11 +3,17 @@ not hidden / heads, sizes that no vector width divides, several GQA ratios), and
 of config.json that transformers writes."""
 
 ALL_LINEAR = dict(r=4, lora_alpha=8, target_modules="all-linear")
+# What hone writes for all-linear of a mixture of experts: the router is not a target.
+EXPERTS = ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]
+ATTENTION = ["q_proj", "k_proj", "v_proj", "o_proj"]
+WITH_EXPERTS = dict(r=3, lora_alpha=6, target_modules=ATTENTION, target_parameters=EXPERTS)
 
 
 def config(kind, **fields):
     names = {"llama": "LlamaForCausalLM", "mistral": "MistralForCausalLM",
-             "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM"}
+             "mixtral": "MixtralForCausalLM",
+             "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM",
+             "qwen2_moe": "Qwen2MoeForCausalLM", "qwen3_moe": "Qwen3MoeForCausalLM"}
     base = dict(architectures=[names[kind]], model_type=kind, hidden_act="silu",
                 attention_dropout=0.0, initializer_range=0.02, use_cache=True, bos_token_id=1,
                 eos_token_id=2, torch_dtype="float32", max_position_embeddings=512)
@@ -87,4 +93,39 @@ FAMILIES = {
                       sliding_window=None, use_sliding_window=False, tie_word_embeddings=False),
         new_spelling=True,
         adapters={"lora": ALL_LINEAR}),
+    # Qwen3 with experts: weights of a token add to 1, one dense block between; rank 3 and 6 experts
+    # show a mix-up of the two in an adapter's layout. PEFT's own all-linear takes the router, too,
+    # and doubles the rank of gate and up.
+    "qwen3_moe": dict(
+        config=config("qwen3_moe", hidden_size=24, intermediate_size=28, moe_intermediate_size=8,
+                      num_attention_heads=4, num_key_value_heads=2, head_dim=12,
+                      num_hidden_layers=3, vocab_size=49, rms_norm_eps=1e-6, rope_theta=1000000.0,
+                      num_experts=6, num_experts_per_tok=2, norm_topk_prob=True,
+                      decoder_sparse_step=1, mlp_only_layers=[1], attention_bias=False,
+                      output_router_logits=False, router_aux_loss_coef=0.001,
+                      sliding_window=None, use_sliding_window=False, tie_word_embeddings=False),
+        adapters={"lora": WITH_EXPERTS, "lora_all": dict(r=2, lora_alpha=4,
+                                                         target_modules="all-linear")}),
+    # Qwen2 with experts and a shared one that has a gate; weights as the router gives them. Its
+    # all-linear takes the shared expert and its gate, no other expert.
+    "qwen2_moe": dict(
+        config=config("qwen2_moe", hidden_size=24, intermediate_size=36, moe_intermediate_size=10,
+                      shared_expert_intermediate_size=14, num_attention_heads=4,
+                      num_key_value_heads=2, num_hidden_layers=2, vocab_size=46,
+                      rms_norm_eps=1e-6, rope_theta=10000.0, num_experts=5,
+                      num_experts_per_tok=3, norm_topk_prob=False, decoder_sparse_step=1,
+                      output_router_logits=False, sliding_window=None, use_sliding_window=False,
+                      tie_word_embeddings=False),
+        new_spelling=True,
+        adapters={"lora": dict(r=3, lora_alpha=6, target_parameters=EXPERTS,
+                               target_modules=ATTENTION + ["gate_proj", "up_proj", "down_proj"]),
+                  "lora_all": dict(r=2, lora_alpha=4, target_modules="all-linear")}),
+    "mixtral": dict(
+        config=config("mixtral", hidden_size=24, intermediate_size=20, num_attention_heads=3,
+                      num_key_value_heads=1, num_hidden_layers=2, vocab_size=45,
+                      rms_norm_eps=1e-5, rope_theta=1000000.0, num_local_experts=4,
+                      num_experts_per_tok=2, output_router_logits=False,
+                      router_aux_loss_coef=0.02, router_jitter_noise=0.0, sliding_window=None,
+                      tie_word_embeddings=False),
+        adapters={"lora": WITH_EXPERTS}),
 }

@@ -6,6 +6,7 @@
 #include "io/files.h"
 #include "io/peft.h"
 #include "io/peft_targets.h"
+#include "load/model.h"
 #include "models/decoder.h"
 #include "train/tuning.h"
 
@@ -85,8 +86,10 @@ void refuse_lora_flags(const Command& c, const std::string& lora_config,
 }
 
 std::vector<std::string> target_list(const io::AdapterConfig& config) {
-  return config.target_expression.empty() ? config.target_modules
-                                          : std::vector<std::string>{config.target_expression};
+  if (!config.target_expression.empty()) return {config.target_expression};
+  std::vector<std::string> names = config.target_modules;
+  names.insert(names.end(), config.target_parameters.begin(), config.target_parameters.end());
+  return names;
 }
 
 // The layers of the model that the config selects, whatever its form.
@@ -97,7 +100,7 @@ std::vector<std::string> targets_in(const std::string& pretrained,
   const io::AdapterRules rules(config);
   std::vector<std::string> paths;
   for (const nn::Linear* l : decoder.linears())
-    if (rules.targets(l->path)) paths.push_back(l->path);
+    if (load::is_target(rules, *l)) paths.push_back(l->path);
   return paths;
 }
 

@@ -7,6 +7,7 @@
 #include "backend/desc/head.h"
 #include "backend/desc/norm.h"
 #include "backend/desc/optim.h"
+#include "backend/desc/route.h"
 #include "backend/kernel.h"
 
 namespace hone {

@@ -9,6 +9,7 @@
 #include "core/json_fields.h"
 #include "io/checkpoint.h"
 #include "io/files.h"
+#include "io/peft_experts.h"
 #include "io/peft_targets.h"
 #include "io/safetensors.h"
 #include "io/weight_names.h"
@@ -60,8 +61,8 @@ void refuse_unsupported(JsonFields& fields) {
   for (const char* name :
        {"use_dora", "lora_bias", "fan_in_fan_out", "use_qalora", "layer_replication",
         "modules_to_save", "megatron_config", "trainable_token_indices", "alora_invocation_tokens",
-        "target_parameters", "use_bdlora", "arrow_config", "kasa_config", "monteclora_config",
-        "velora_config", "ensure_weight_tying", "auto_mapping"}) {
+        "use_bdlora", "arrow_config", "kasa_config", "monteclora_config", "velora_config",
+        "ensure_weight_tying", "auto_mapping"}) {
     const nlohmann::json* value = fields.get(name);
     if (!value || !is_on(*value)) continue;
     // Only says which class a custom base model has.
@@ -113,7 +114,12 @@ AdapterConfig parse_adapter_config(const std::string& json_text, const std::stri
   config.base_model_name_or_path = fields.text("base_model_name_or_path").value_or("");
   config.revision = fields.text("revision").value_or("");
   read_names(fields, "target_modules", config.target_modules, config.target_expression);
-  if (config.target_modules.empty() && config.target_expression.empty()) {
+  config.target_parameters = fields.texts("target_parameters").value_or(std::vector<std::string>{});
+  for (const std::string& name : config.target_parameters) {
+    if (name.empty()) fields.fail("target_parameters", "a parameter's name must not be empty");
+  }
+  if (config.target_modules.empty() && config.target_expression.empty() &&
+      config.target_parameters.empty()) {
     fields.fail("target_modules", "it must list the modules that the adapter changes");
   }
   read_names(fields, "exclude_modules", config.exclude_modules, config.exclude_expression);
@@ -187,6 +193,7 @@ std::string adapter_config_json(const AdapterConfig& config) {
   json["lora_dropout"] = config.dropout;
   json["use_rslora"] = config.use_rslora;
   json["target_modules"] = names(config.target_modules, config.target_expression);
+  if (!config.target_parameters.empty()) json["target_parameters"] = config.target_parameters;
   json["exclude_modules"] = names(config.exclude_modules, config.exclude_expression);
   json["layers_to_transform"] = nullptr;
   if (!config.layers_to_transform.empty()) json["layers_to_transform"] = config.layers_to_transform;
@@ -261,7 +268,8 @@ Adapter load_adapter(const fs::path& folder) {
   std::map<std::string, std::pair<const TensorEntry*, const TensorEntry*>, decltype(&natural_less)>
       modules(&natural_less);
   for (const TensorEntry& tensor : file.tensors()) {
-    const auto name = parse_adapter_tensor_name(without_wrappers(tensor.name));
+    const auto name = parse_adapter_tensor_name(
+        without_wrappers(with_expert_parameter(tensor.name, adapter.config)));
     if (!name) {
       user_error(kTag,
                  "{}: tensor {} is not a LoRA matrix of a linear layer (base_model.model.<module>."
@@ -287,8 +295,11 @@ Adapter load_adapter(const fs::path& folder) {
                  a ? 'B' : 'A');
     }
     const int64_t rank = rules.rank_of(module);
-    if (a->shape.size() != 2 || b->shape.size() != 2 || a->shape[0] != rank ||
-        b->shape[1] != rank || a->elements() == 0 || b->elements() == 0) {
+    int64_t copies = 1;
+    if (is_expert_parameter(module) && a->shape.size() == 2 && a->shape[0] >= rank)
+      copies = a->shape[0] / rank;
+    if (a->shape.size() != 2 || b->shape.size() != 2 || a->shape[0] != rank * copies ||
+        b->shape[1] != rank * copies || a->elements() == 0 || b->elements() == 0) {
       user_error(kTag,
                  "{}: module {} has lora_A [{}] and lora_B [{}], but adapter_config.json gives it "
                  "rank {}: A must be [{}, in] and B [out, {}]",
@@ -301,11 +312,12 @@ Adapter load_adapter(const fs::path& folder) {
                    weights_path.string(), tensor->name, bad->value, bad->first);
       }
     }
-    AdapterLayer layer{module, rank, a->shape[1], b->shape[0], {}, {}};
+    AdapterLayer layer{module, rank, a->shape[1], b->shape[0], copies, {}, {}};
     layer.a.resize(static_cast<size_t>(a->elements()));
     layer.b.resize(static_cast<size_t>(b->elements()));
     read_as_float(*a, 0, layer.a);
     read_as_float(*b, 0, layer.b);
+    if (copies != 1) layer.b = by_expert(layer.b, copies, layer.out, rank);
     adapter.layers.push_back(std::move(layer));
   }
   for (const std::string& field : adapter.config.unknown_fields) {
@@ -327,18 +339,24 @@ void save_adapter(const fs::path& folder, const std::vector<AdapterLayerView>& l
   fs::create_directories(folder, code);
   if (code) runtime_error("file", "cannot create {}: {}", folder.string(), code.message());
   std::vector<TensorDecl> decls;
+  const auto name = [&](const AdapterLayerView& layer, LoraSide side) {
+    return adapter_tensor_name(without_expert_parameter(layer.module, layers), side);
+  };
   for (const AdapterLayerView& layer : layers) {
-    decls.push_back(
-        {adapter_tensor_name(layer.module, LoraSide::a), FileType::f32, {layer.rank, layer.in}});
-    decls.push_back(
-        {adapter_tensor_name(layer.module, LoraSide::b), FileType::f32, {layer.out, layer.rank}});
+    const int64_t ranks = layer.copies * layer.rank;
+    decls.push_back({name(layer, LoraSide::a), FileType::f32, {ranks, layer.in}});
+    decls.push_back({name(layer, LoraSide::b), FileType::f32, {layer.out, ranks}});
   }
   SafetensorsWriter writer(folder / "adapter_model.safetensors", decls);
   for (const AdapterLayerView& layer : layers) {
-    writer.write(adapter_tensor_name(layer.module, LoraSide::a),
-                 std::as_bytes(std::span(layer.a, static_cast<size_t>(layer.rank * layer.in))));
-    writer.write(adapter_tensor_name(layer.module, LoraSide::b),
-                 std::as_bytes(std::span(layer.b, static_cast<size_t>(layer.rank * layer.out))));
+    const int64_t ranks = layer.copies * layer.rank;
+    writer.write(name(layer, LoraSide::a),
+                 std::as_bytes(std::span(layer.a, static_cast<size_t>(ranks * layer.in))));
+    std::vector<float> stored;
+    if (layer.copies != 1) stored = by_rank(layer.b, layer.copies, layer.out, layer.rank);
+    writer.write(name(layer, LoraSide::b),
+                 std::as_bytes(std::span(layer.copies != 1 ? stored.data() : layer.b,
+                                         static_cast<size_t>(ranks * layer.out))));
   }
   writer.finish();
 }

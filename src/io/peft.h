@@ -20,6 +20,9 @@ struct AdapterConfig {
   // a regular expression that the whole module path must match.
   std::vector<std::string> target_modules;
   std::string target_expression;
+  // Parameters, by suffix: the stacked weights of experts ("mlp.experts.gate_up_proj"), or
+  // "X.weight" of a linear layer X.
+  std::vector<std::string> target_parameters;
   std::vector<std::string> exclude_modules;
   std::string exclude_expression;
   std::vector<int64_t> layers_to_transform;  // empty: all
@@ -42,7 +45,9 @@ struct AdapterConfig {
 AdapterConfig parse_adapter_config(const std::string& json_text, const std::string& source);
 std::string adapter_config_json(const AdapterConfig& config);
 
-// "model.layers.0.self_attn.q_proj" <->
+// Where a module is a parameter in which the weights of a block's experts are stacked, PEFT's
+// tensors have names of their own, which depend on what else is adapted (io/peft_experts.h), and
+// other layouts than AdapterLayer's. "model.layers.0.self_attn.q_proj" <->
 // "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight".
 enum class LoraSide { a, b };
 std::string adapter_tensor_name(std::string_view module, LoraSide side);
@@ -55,8 +60,9 @@ std::optional<AdapterTensorName> parse_adapter_tensor_name(std::string_view name
 struct AdapterLayer {
   std::string module;
   int64_t rank = 0, in = 0, out = 0;
-  std::vector<float> a;  // [rank, in]
-  std::vector<float> b;  // [out, rank]
+  int64_t copies = 1;    // one for each expert, one after the other in a and b
+  std::vector<float> a;  // [copies * rank, in]
+  std::vector<float> b;  // [copies * out, rank]
 };
 
 struct Adapter {
@@ -77,7 +83,7 @@ Adapter load_adapter(const std::filesystem::path& folder);
 // A layer to be written; a and b are borrowed.
 struct AdapterLayerView {
   std::string module;
-  int64_t rank = 0, in = 0, out = 0;
+  int64_t rank = 0, in = 0, out = 0, copies = 1;
   const float* a = nullptr;
   const float* b = nullptr;
 };

@@ -5,6 +5,7 @@
 #include <set>
 
 #include "core/error.h"
+#include "io/peft_experts.h"
 
 namespace hone::io {
 namespace {
@@ -44,6 +45,20 @@ std::vector<std::string_view> split(std::string_view path) {
     if (dot == std::string_view::npos) return parts;
     path.remove_prefix(dot + 1);
   }
+}
+
+std::string last_parts_of(const std::string& path, int parts) {
+  size_t at = path.size();
+  for (int i = 0; i < parts && at != std::string::npos && at != 0; ++i)
+    at = path.rfind('.', at - 1);
+  return at == std::string::npos ? path : path.substr(at + 1);
+}
+
+// Names of modules that PEFT, in models with experts, reads as those of experts.
+bool is_taken_for_experts(std::string_view name) {
+  constexpr std::string_view names[] = {"gate_proj", "up_proj", "down_proj", "gate",
+                                        "w1",        "w2",      "w3"};
+  return std::find(std::begin(names), std::end(names), name) != std::end(names);
 }
 
 std::optional<int64_t> as_index(std::string_view text) {
@@ -95,6 +110,11 @@ AdapterRules::AdapterRules(const AdapterConfig& config) : config_(config) {
 bool AdapterRules::targets(std::string_view module) const {
   if (exclude_ && exclude_->matches(module)) return false;
   if (any_suffix(module, config_.exclude_modules)) return false;
+  if (is_expert_parameter(module)) {
+    if (any_suffix(module, config_.target_parameters)) return true;
+  } else if (any_suffix(std::string(module) + ".weight", config_.target_parameters)) {
+    return true;
+  }
   if (config_.all_linear()) return !is_suffix(module, "lm_head") && in_layers(module);
   if (target_) return target_->matches(module) && in_layers(module);
   if (contains(config_.target_modules, module)) return true;
@@ -129,29 +149,47 @@ double AdapterRules::scale_of(std::string_view module) const {
 
 AdapterConfig resolved_config(AdapterConfig config, const std::vector<std::string>& modules,
                               const std::vector<std::string>& tuned) {
-  std::set<std::string> last_parts;
+  const bool has_experts = std::any_of(modules.begin(), modules.end(), is_expert_parameter);
+  const auto by_parameter = [&](const std::string& module) {
+    return is_expert_parameter(module) ||
+           (has_experts && config.dropout == 0 && is_taken_for_experts(last_parts_of(module, 1)));
+  };
+  std::set<std::string> names, parameters;
   std::set<int64_t> blocks;
+  std::vector<std::string> whole_names, whole_parameters;
   for (const std::string& module : tuned) {
-    last_parts.insert(module.substr(module.rfind('.') + 1));
     if (const auto block = block_of(module)) blocks.insert(*block);
+    if (is_expert_parameter(module)) {
+      parameters.insert(last_parts_of(module, 3));
+      whole_parameters.push_back(module);
+    } else if (by_parameter(module)) {
+      parameters.insert(last_parts_of(module, 2) + ".weight");
+      whole_parameters.push_back(module + ".weight");
+    } else {
+      names.insert(last_parts_of(module, 1));
+      whole_names.push_back(module);
+    }
   }
   const std::set<std::string> wanted(tuned.begin(), tuned.end());
-  const auto selects_tuned = [&] {
+  const auto selects_tuned = [&](bool all) {
     const AdapterRules rules(config);
     return std::all_of(modules.begin(), modules.end(), [&](const std::string& module) {
-      return rules.targets(module) == wanted.contains(module);
+      return (!all && !by_parameter(module)) || rules.targets(module) == wanted.contains(module);
     });
   };
   config.target_expression.clear();
   config.layers_pattern.clear();
-  config.target_modules.assign(last_parts.begin(), last_parts.end());
   config.layers_to_transform.clear();
-  if (selects_tuned()) return config;
+  config.target_modules.clear();
+  config.target_parameters.assign(parameters.begin(), parameters.end());
+  if (!selects_tuned(false)) config.target_parameters = whole_parameters;
+  config.target_modules.assign(names.begin(), names.end());
+  if (selects_tuned(true)) return config;
   config.layers_to_transform.assign(blocks.begin(), blocks.end());
-  if (selects_tuned()) return config;
+  if (selects_tuned(true)) return config;
   config.layers_to_transform.clear();
-  config.target_modules = tuned;
-  HONE_CHECK(selects_tuned(), "whole paths select what they name");
+  config.target_modules = whole_names;
+  HONE_CHECK(selects_tuned(true), "whole paths select what they name");
   return config;
 }
 

@@ -18,8 +18,10 @@ class AdapterRules {
 
   // Whether a linear layer of the base ("model.layers.0.self_attn.q_proj") is a target. For
   // all-linear every module but lm_head. layers_to_transform acts on every form of targets but a
-  // module's whole name in a list, as in PEFT (where a text and layers don't go together).
+  // module's whole name in a list, as in PEFT (where a text and layers don't go together). Experts
+  // (io/peft_experts.h) are targets of target_parameters, too.
   bool targets(std::string_view module) const;
+  bool all_linear() const { return config_.all_linear(); }
   int64_t rank_of(std::string_view module) const;
   double alpha_of(std::string_view module) const;
   double scale_of(std::string_view module) const;  // alpha / r, or alpha / sqrt(r) with rsLoRA
@@ -42,7 +44,9 @@ class AdapterRules {
 
 // The config under which exactly `tuned` of all linear `modules` are targets, as PEFT writes it
 // after it has resolved one: a list of names, the last parts of paths where these (with the blocks
-// they are in, if need be) select what is tuned, else whole paths; never a text. All else stays.
+// they are in, if need be) select what is tuned, else whole paths; never a text. In models with
+// experts (io/peft_experts.h) these, and other layers whose names PEFT takes for theirs, are named
+// by parameter. All else stays.
 AdapterConfig resolved_config(AdapterConfig config, const std::vector<std::string>& modules,
                               const std::vector<std::string>& tuned);
 

@@ -6,6 +6,7 @@
 #include <set>
 
 #include "core/error.h"
+#include "io/peft_experts.h"
 #include "io/peft_targets.h"
 
 namespace hone::io {
@@ -130,7 +131,8 @@ std::optional<std::string> unwrap_modules(Adapter& adapter) {
   AdapterConfig& config = adapter.config;
   config.target_expression.clear();
   config.exclude_expression.clear();
-  for (auto* list : {&config.target_modules, &config.exclude_modules, &config.layers_pattern})
+  for (auto* list : {&config.target_modules, &config.target_parameters, &config.exclude_modules,
+                     &config.layers_pattern})
     list->clear();
   config.layers_to_transform.clear();
   config.rank_pattern.clear();
@@ -140,7 +142,8 @@ std::optional<std::string> unwrap_modules(Adapter& adapter) {
     const double alpha = rules.alpha_of(layer.module);
     if (before_blocks(layer.module))
       layer.module = std::string(kModel) + layer.module.substr(prefix.size());
-    config.target_modules.push_back(layer.module);
+    (is_expert_parameter(layer.module) ? config.target_parameters : config.target_modules)
+        .push_back(layer.module);
     if (rank != config.r) config.rank_pattern.emplace_back(layer.module, rank);
     if (alpha != config.alpha) config.alpha_pattern.emplace_back(layer.module, alpha);
   }

@@ -22,6 +22,10 @@ LayersByModule by_module(const io::Adapter& adapter) {
 
 }  // namespace
 
+bool is_target(const io::AdapterRules& rules, const nn::Linear& linear) {
+  return rules.targets(linear.path) && !(linear.router && rules.all_linear());
+}
+
 void Model::register_adapter(const io::AdapterConfig& config,
                              const std::vector<std::pair<nn::Linear*, int64_t>>& layers,
                              bool trainable) {
@@ -33,6 +37,13 @@ void Model::register_adapter(const io::AdapterConfig& config,
   adapter_config_ = io::resolved_config(config, modules, tuned);
   const io::AdapterRules rules(config);
   for (const auto& [linear, rank] : layers) {
+    if (linear->copies() != 1 && config.dropout != 0) {
+      user_error(
+          "lora_dropout",
+          "it is {}, but adapters of experts ({}) can't have dropout, in PEFT neither; use 0, "
+          "or leave the experts out of --lora_target",
+          config.dropout, linear->path);
+    }
     nn::add_lora(params_, *linear,
                  {.rank = rank,
                   .scale = static_cast<float>(rules.scale_of(linear->path)),
@@ -50,7 +61,7 @@ std::vector<nn::Linear*> Model::add_adapter(const io::AdapterConfig& config) {
   std::vector<std::pair<nn::Linear*, int64_t>> matched;
   std::set<int64_t> blocks;
   for (nn::Linear* l : decoder_->linears()) {
-    if (!rules.targets(l->path)) continue;
+    if (!is_target(rules, *l)) continue;
     matched.emplace_back(l, rules.rank_of(l->path));
     blocks.insert(*io::block_of(l->path));
   }
@@ -76,7 +87,7 @@ void Model::check_targets(const io::AdapterConfig& config) const {
   const std::vector<nn::Linear*> all = decoder_->linears();
   const auto check = [&](const io::AdapterConfig& one, const std::string& target) {
     const io::AdapterRules rules(one);
-    if (std::any_of(all.begin(), all.end(), [&](nn::Linear* l) { return rules.targets(l->path); }))
+    if (std::any_of(all.begin(), all.end(), [&](nn::Linear* l) { return is_target(rules, *l); }))
       return;
     std::set<std::string> names;
     for (const nn::Linear* l : all) names.insert(l->path.substr(l->path.rfind('.') + 1));
@@ -103,7 +114,7 @@ std::vector<nn::Linear*> Model::load_adapter(const std::filesystem::path& folder
   for (nn::Linear* l : decoder_->linears()) {
     const auto found = layers.find(l->path);
     if (found == layers.end()) {
-      if (rules.targets(l->path)) {
+      if (is_target(rules, *l)) {
         user_error(
             "adapter",
             "{}: adapter_config.json targets {} but adapter_model.safetensors holds nothing for it",
@@ -119,6 +130,12 @@ std::vector<nn::Linear*> Model::load_adapter(const std::filesystem::path& folder
                  folder.string(), l->path);
     }
     const io::AdapterLayer* layer = found->second;
+    if (layer->copies != l->copies()) {
+      user_error("adapter",
+                 "{}: the adapter of {} is for {} experts, but the base model has {}; it was made "
+                 "for another model",
+                 folder.string(), l->path, layer->copies, l->copies());
+    }
     if (layer->in != l->in || layer->out != l->out) {
       user_error("adapter",
                  "{}: the adapter of {} is for a layer [{}, {}], but the base model's is [{}, {}]; "

@@ -11,6 +11,7 @@
 #include "exec/context.h"
 #include "exec/machine.h"
 #include "io/peft.h"
+#include "io/peft_targets.h"
 #include "io/safetensors.h"
 #include "load/mapped.h"
 #include "load/streamed.h"
@@ -26,6 +27,9 @@ struct ModelOptions {
   size_t weights_memory = 0;
   std::function<void(const std::string&)> warn;  // one line of text; null: dropped
 };
+
+// Whether an adapter has a pair for a layer: a router only if it is named.
+bool is_target(const io::AdapterRules& rules, const nn::Linear& linear);
 
 // Use: construct (reads config and headers, registers parameters); add adapters and set what is
 // trainable; load(); run. On a meta machine: needs config.json; no weight is read.

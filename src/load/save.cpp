@@ -42,9 +42,10 @@ void save_adapter(const std::filesystem::path& folder, Model& model) {
     const View b = model.params().value(l->params.lora->b).view();
     HONE_CHECK(a.dtype == DType::f32, "adapters are saved from fp32");
     layers.push_back({.module = l->path,
-                      .rank = a.shape[0],
+                      .rank = b.shape[1],
                       .in = l->in,
                       .out = l->out,
+                      .copies = l->copies(),
                       .a = readable_as<float>(model.device(), a).data(),
                       .b = readable_as<float>(model.device(), b).data()});
   }

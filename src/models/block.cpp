@@ -9,6 +9,9 @@ std::unique_ptr<nn::Mixer> make(const nn::GqaSpec& spec, const nn::PartSite& sit
 std::unique_ptr<nn::Mlp> make(const nn::GatedMlpSpec& spec, const nn::PartSite& site) {
   return std::make_unique<nn::GatedMlp>(spec, site);
 }
+std::unique_ptr<nn::Mlp> make(const nn::MoeSpec& spec, const nn::PartSite& site) {
+  return std::make_unique<nn::Moe>(spec, site);
+}
 
 }  // namespace
 

@@ -8,6 +8,7 @@
 
 #include "nn/gqa.h"
 #include "nn/mlp.h"
+#include "nn/moe.h"
 
 namespace hone::models {
 
@@ -16,7 +17,7 @@ struct BlockSpec {
   int64_t hidden = 0;
   double eps = 1e-6;  // of the norms
   std::variant<nn::GqaSpec> mixer;
-  std::variant<nn::GatedMlpSpec> mlp;
+  std::variant<nn::GatedMlpSpec, nn::MoeSpec> mlp;
 };
 
 class Block {

@@ -28,6 +28,16 @@ struct RopeSpec {
   RopeScaling scaling;
 };
 
+// A mixture of experts.
+struct ExpertsConfig {
+  int64_t experts = 0;
+  int64_t per_token = 0;
+  int64_t intermediate_size = 0;         // of an expert
+  int64_t shared_intermediate_size = 0;  // of the one that every token takes; 0: none
+  bool normalise = false;                // the weights of a token's experts add to 1
+  std::vector<bool> sparse;              // by block: experts, or a dense MLP
+};
+
 struct Family;  // models/family.h
 
 struct ModelConfig {
@@ -48,6 +58,7 @@ struct ModelConfig {
   bool attention_out_bias = false;  // o_proj
   bool mlp_bias = false;            // gate_proj, up_proj, down_proj
   bool qk_norm = false;             // RMSNorm over head_dim on q and k, before RoPE (Qwen3)
+  std::optional<ExpertsConfig> experts;
   double initializer_range = 0.02;
   DType dtype = DType::f32;  // of the file's plain weights, as config.json says; missing means fp32
   std::optional<Quantization> quantization;

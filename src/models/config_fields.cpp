@@ -221,6 +221,23 @@ void read_rope(JsonFields& fields, ModelConfig& config) {
   for (std::string& unknown : rope.unknown()) config.unknown_fields.push_back(std::move(unknown));
 }
 
+void read_experts(JsonFields& fields, const ExpertsDefaults& defaults, ModelConfig& config) {
+  ExpertsConfig& experts = config.experts.emplace();
+  const char* name = fields.has("num_local_experts") ? "num_local_experts" : "num_experts";
+  experts.experts = fields.integer(name, 1, 1 << 16).value_or(defaults.experts);
+  fields.ignore({"num_experts", "num_local_experts"});
+  experts.per_token =
+      fields.integer("num_experts_per_tok", 1, 1 << 16).value_or(defaults.per_token);
+  if (experts.per_token > experts.experts) {
+    fields.fail("num_experts_per_tok",
+                fmt::format("a token can't take more experts than there are, {} ({})",
+                            experts.experts, name));
+  }
+  experts.sparse.assign(static_cast<size_t>(config.num_hidden_layers), true);
+  // Only a trainer that asks for the router's loss has it; peers' fine-tuning doesn't.
+  fields.ignore({"output_router_logits", "router_aux_loss_coef"});
+}
+
 nn::GqaSpec attention_of(const ModelConfig& c) {
   return {.hidden = c.hidden_size,
           .heads = c.num_attention_heads,
@@ -238,6 +255,19 @@ BlockSpec dense_block(const ModelConfig& c, int64_t) {
           .mixer = attention_of(c),
           .mlp = nn::GatedMlpSpec{
               .hidden = c.hidden_size, .intermediate = c.intermediate_size, .bias = c.mlp_bias}};
+}
+
+BlockSpec expert_block(const ModelConfig& c, int64_t layer) {
+  BlockSpec spec = dense_block(c, layer);
+  const ExpertsConfig& experts = *c.experts;
+  if (!experts.sparse[static_cast<size_t>(layer)]) return spec;
+  spec.mlp = nn::MoeSpec{.hidden = c.hidden_size,
+                         .intermediate = experts.intermediate_size,
+                         .experts = experts.experts,
+                         .experts_per_token = experts.per_token,
+                         .rule = {.normalise = experts.normalise},
+                         .shared_intermediate = experts.shared_intermediate_size};
+  return spec;
 }
 
 }  // namespace hone::models

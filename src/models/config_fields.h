@@ -47,9 +47,20 @@ void check_layer_types(JsonFields& fields, const ModelConfig& config,
 // writes.
 void read_rope(JsonFields& fields, ModelConfig& config);
 
+struct ExpertsDefaults {
+  int64_t experts = 0;
+  int64_t per_token = 0;
+  int64_t intermediate_size = 0;
+};
+// How many experts there are (num_experts, or num_local_experts as transformers 5 writes it) and a
+// token takes, in every block. Checks what is said of the router's own loss, which is off.
+void read_experts(JsonFields& fields, const ExpertsDefaults& defaults, ModelConfig& config);
+
 // Grouped-query attention as the config has it.
 nn::GqaSpec attention_of(const ModelConfig& config);
 // A block of that and of the gated MLP.
 BlockSpec dense_block(const ModelConfig& config, int64_t layer);
+// The same with experts, their scores by softmax, where the block has them.
+BlockSpec expert_block(const ModelConfig& config, int64_t layer);
 
 }  // namespace hone::models

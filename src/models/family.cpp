@@ -5,7 +5,8 @@
 namespace hone::models {
 
 std::span<const Family* const> families() {
-  static constexpr std::array all = {&kLlama, &kMistral, &kQwen2, &kQwen3};
+  static constexpr std::array all = {&kLlama,   &kMistral,  &kQwen2,   &kQwen3,
+                                     &kMixtral, &kQwen2Moe, &kQwen3Moe};
   return all;
 }
 

@@ -27,7 +27,7 @@ struct Family {
   BlockSpec (*block)(const ModelConfig& config, int64_t layer) = nullptr;
 };
 
-extern const Family kLlama, kMistral, kQwen2, kQwen3;
+extern const Family kLlama, kMistral, kMixtral, kQwen2, kQwen2Moe, kQwen3, kQwen3Moe;
 
 std::span<const Family* const> families();
 // "LlamaForCausalLM, MistralForCausalLM and ...".

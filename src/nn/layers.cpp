@@ -31,7 +31,7 @@ std::string lora_name(const std::string& path, char which) {
 
 void add_lora(ParamStore& store, Linear& linear, const LoraSpec& spec) {
   const Format format =
-      store.spec(linear.params.weight).format == Format::f64 ? Format::f64 : Format::f32;
+      store.spec(linear.first_weight()).format == Format::f64 ? Format::f64 : Format::f32;
   ops::Lora lora{.scale = spec.scale, .dropout = spec.dropout};
   const auto add = [&](char which, std::vector<int64_t> shape) {
     return store.add({.name = lora_name(linear.path, which),
@@ -41,8 +41,8 @@ void add_lora(ParamStore& store, Linear& linear, const LoraSpec& spec) {
                       .trainable = true,
                       .adapter = true});
   };
-  lora.a = add('A', {spec.rank, linear.in});
-  lora.b = add('B', {linear.out, spec.rank});
+  lora.a = add('A', {linear.copies() * spec.rank, linear.in});
+  lora.b = add('B', {linear.copies() * linear.out, spec.rank});
   lora.salt = hash_name(linear.path.data(), linear.path.size());
   linear.params.lora = lora;
 }

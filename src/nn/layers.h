@@ -11,13 +11,22 @@
 namespace hone::nn {
 
 // A linear layer of the model: its Hugging Face path ("model.layers.0.mlp.up_proj") and its
-// parameters.
+// parameters. Or one of each expert of a block, which are adapted together: the path is PEFT's name
+// of the parameter in which they are stacked ("model.layers.0.mlp.experts.gate_up_proj").
 struct Linear {
   std::string path;
   int64_t in = 0;
   int64_t out = 0;
   int unit = 0;
   ops::LinearParams params;
+  // Of experts, by matrix (gate and up lie side by side), then expert; params has no weight then.
+  std::vector<std::vector<ParamId>> experts;
+  bool router = false;  // adapted only if it is named
+
+  int64_t copies() const {
+    return experts.empty() ? 1 : static_cast<int64_t>(experts.front().size());
+  }
+  ParamId first_weight() const { return experts.empty() ? params.weight : experts.front().front(); }
 };
 
 struct LinearSpec {
@@ -39,7 +48,8 @@ struct LoraSpec {
   float dropout = 0;
 };
 // Registers the adapter's A [rank, in] and B [out, rank] under PEFT's names, trainable, fp32 (f64
-// where the store's base is f64).
+// where the store's base is f64). Of experts: one after the other, [copies * rank, in] and
+// [copies * out, rank].
 void add_lora(ParamStore& store, Linear& linear, const LoraSpec& spec);
 
 // PEFT's name of an adapter tensor: "base_model.model." + path + ".lora_A.weight".

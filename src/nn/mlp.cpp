@@ -21,6 +21,11 @@ GatedMlp::GatedMlp(const GatedMlpSpec& spec, const PartSite& site) {
 
 BlockOut GatedMlp::forward(Context& ctx, Tensor normed, const Tensor& x,
                            const Tensor& row_ids) const {
+  return {apply(ctx, std::move(normed), x, row_ids, /*last=*/true)};
+}
+
+Tensor GatedMlp::apply(Context& ctx, Tensor normed, const Tensor& add, const Tensor& row_ids,
+                       bool last) const {
   const ops::LinearParams parts[] = {gate_.params, up_.params};
   Tensor h;
   {
@@ -28,7 +33,7 @@ BlockOut GatedMlp::forward(Context& ctx, Tensor normed, const Tensor& x,
     h = ops::swiglu(ctx, gate_up);
     normed = Tensor();
   }
-  return {ops::linear(ctx, {&down_.params, 1}, h, x, row_ids, /*last=*/true)};
+  return ops::linear(ctx, {&down_.params, 1}, h, add, row_ids, last);
 }
 
 }  // namespace hone::nn

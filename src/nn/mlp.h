@@ -16,6 +16,9 @@ class GatedMlp final : public Mlp {
   GatedMlp(const GatedMlpSpec& spec, const PartSite& site);
   BlockOut forward(Context& ctx, Tensor normed, const Tensor& x,
                    const Tensor& row_ids) const override;
+  // The same for a part of an MLP: add is x or undefined, last as of ops::linear.
+  Tensor apply(Context& ctx, Tensor normed, const Tensor& add, const Tensor& row_ids,
+               bool last) const;
   std::vector<Linear*> linears() override { return {&gate_, &up_, &down_}; }
 
  private:

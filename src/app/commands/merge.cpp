@@ -22,6 +22,7 @@
 #include "io/run_folder.h"
 #include "io/weight_names.h"
 #include "load/source.h"
+#include "models/decoder.h"
 #include "train/text_side.h"
 
 namespace hone::app {
@@ -55,6 +56,50 @@ void merged_rows(const load::Source& w, const io::AdapterLayer& adapter, double 
   }
 }
 
+// What an adapter adds to one tensor.
+struct Change {
+  io::AdapterLayer layer;
+  double scale = 1;
+};
+
+// Rows [first, first + out) of one expert's pair.
+io::AdapterLayer expert_pair(const io::AdapterLayer& all, int64_t expert, int64_t first,
+                             int64_t out) {
+  io::AdapterLayer one{.module = all.module, .rank = all.rank, .in = all.in, .out = out};
+  const auto cut = [](const std::vector<float>& from, int64_t begin, int64_t n) {
+    return std::vector<float>(from.begin() + begin, from.begin() + begin + n);
+  };
+  one.a = cut(all.a, expert * all.rank * all.in, all.rank * all.in);
+  one.b = cut(all.b, (expert * all.out + first) * all.rank, out * all.rank);
+  return one;
+}
+
+// By the name of the tensor in the folder.
+std::map<std::string, Change> changes(const models::ModelConfig& config,
+                                      const io::Adapter& adapter) {
+  ParamStore store;
+  models::Decoder decoder(config, store, Format::f32);
+  const io::AdapterRules rules(adapter.config);
+  std::map<std::string, Change> all;
+  for (const nn::Linear* l : decoder.linears()) {
+    const auto layer = std::find_if(
+        adapter.layers.begin(), adapter.layers.end(),
+        [&](const io::AdapterLayer& candidate) { return candidate.module == l->path; });
+    if (layer == adapter.layers.end()) continue;
+    const double scale = rules.scale_of(l->path);
+    if (l->experts.empty()) all[store.spec(l->params.weight).name] = {*layer, scale};
+    int64_t first = 0;
+    for (const std::vector<ParamId>& matrix : l->experts) {
+      const int64_t out = store.spec(matrix.front()).shape[0];
+      for (size_t e = 0; e < matrix.size(); ++e)
+        all[store.spec(matrix[e]).name] = {expert_pair(*layer, static_cast<int64_t>(e), first, out),
+                                           scale};
+      first += out;
+    }
+  }
+  return all;
+}
+
 bool is_float(io::FileType t) {
   return t == io::FileType::f64 || t == io::FileType::f32 || t == io::FileType::bf16 ||
          t == io::FileType::f16 || t == io::FileType::f8_e4m3;
@@ -64,7 +109,6 @@ void write_merged(const Flags& f, int threads) {
   models::ModelConfig config = models::load_model_config(f.model.pretrained);
   const io::CheckpointReader base = io::open_model_weights(f.model.pretrained, config, nullptr);
   const io::Adapter adapter = io::load_adapter(f.model.adapter);
-  const io::AdapterRules rules(adapter.config);
   const auto dtype = parse_dtype("--output_dtype", f.output_dtype);
   std::vector<io::TensorDecl> tensors;
   for (const std::string& name : base.names()) {
@@ -77,14 +121,13 @@ void write_merged(const Flags& f, int threads) {
   io::copy_model_files(f.model.pretrained, f.output);
   train::carry_text_side(f.model.adapter, f.output);
   io::ModelWriter writer(f.output, tensors);
-  std::map<std::string, const io::AdapterLayer*> adapted;
-  for (const io::AdapterLayer& layer : adapter.layers) adapted[layer.module + ".weight"] = &layer;
+  const std::map<std::string, Change> adapted = changes(config, adapter);
   ThreadPool pool(threads > 0 ? threads : available_threads());
   for (const io::TensorDecl& decl : tensors) {
     const io::TensorEntry& t = base.at(decl.name);
     const auto found = adapted.find(decl.name);
-    const io::AdapterLayer* layer = found == adapted.end() ? nullptr : found->second;
-    if (layer == nullptr && decl.type == t.type) {
+    const Change* change = found == adapted.end() ? nullptr : &found->second;
+    if (change == nullptr && decl.type == t.type) {
       writer.write(decl.name, {t.data, t.bytes});
       continue;
     }
@@ -100,8 +143,8 @@ void write_merged(const Flags& f, int threads) {
         const int64_t n = std::min(each, rows - from);
         if (n <= 0) return;
         std::vector<double> values;
-        if (layer != nullptr) {
-          merged_rows(source, *layer, rules.scale_of(layer->module), from, n, values);
+        if (change != nullptr) {
+          merged_rows(source, change->layer, change->scale, from, n, values);
         } else {
           std::vector<float> same(static_cast<size_t>(n * in));
           load::read_numbers(source, from * in, same);
