@@ -1,9 +1,10 @@
-"""Fixtures of tests/train_preference_test.cpp: ten steps of TRL's DPOTrainer on a tiny model in fp32.
+"""Fixtures of tests/app_dpo_test.cpp and app_kto_test.cpp: ten steps of TRL's DPOTrainer and KTOTrainer on a tiny model in fp32.
 
     python3 tools/golden_preference.py --out tests/fixtures/preference      # --check compares only
 
 needs torch, transformers 5.23, trl 1.16, peft 0.21. Everything is seeded. A folder `model` with a byte tokenizer, two adapters of it (`adapter`, of
-random values, and `adapter0`, whose B is zero), `pairs.jsonl`, and `trl.json`: for each run its flags for hone dpo and what TRL logged step by step."""
+random values, and `adapter0`, whose B is zero), `pairs.jsonl` with `trl.json` and `labels.jsonl` with `trl_kto.json`: for each run its flags for hone dpo
+or hone kto and what TRL logged step by step."""
 
 import argparse
 import json
@@ -20,12 +21,12 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from torch.utils.data import SequentialSampler
 from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
-from trl import DPOConfig, DPOTrainer
+from trl import DPOConfig, DPOTrainer, KTOConfig, KTOTrainer
 
 SPECIAL = ["<|im_start|>", "<|im_end|>", "<|pad|>"]
 CHATML = ("{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n' }}"
           "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}")
-METRICS = ["loss", "grad_norm", "rewards/chosen", "rewards/rejected", "rewards/accuracies", "rewards/margins", "logps/chosen", "logps/rejected"]
+METRICS = ["loss", "grad_norm", "rewards/chosen", "rewards/rejected", "rewards/accuracies", "rewards/margins", "logps/chosen", "logps/rejected", "kl"]
 
 
 def byte_symbols():
@@ -92,27 +93,38 @@ def write_pairs(out):
             f.write(json.dumps({"prompt": prompt, "chosen": text(rng.randint(1, 6)) + ".", "rejected": text(rng.randint(1, 6)) + "!"}) + "\n")
 
 
+    with open(f"{out}/labels.jsonl", "w") as f:
+        for i in range(40):
+            f.write(json.dumps({"prompt": text(rng.randint(1, 5)) + "? ", "completion": text(rng.randint(1, 6)) + ".", "label": rng.random() < 0.6}) + "\n")
+
+
 class InOrder(DPOTrainer):
     def _get_train_sampler(self, dataset=None):
         return SequentialSampler(self.train_dataset)
 
 
-def trl_run(out, adapter, **options):
-    rows = [json.loads(line) for line in open(f"{out}/pairs.jsonl")]
+class KtoInOrder(KTOTrainer):
+    def _get_train_sampler(self, dataset=None):
+        return SequentialSampler(self.train_dataset)
+
+
+def trl_run(out, data, make_config, make_trainer, adapter, **options):
+    rows = [json.loads(line) for line in open(f"{out}/{data}")]
     tokenizer = AutoTokenizer.from_pretrained(f"{out}/model")
     model = Qwen2ForCausalLM.from_pretrained(f"{out}/model", dtype=torch.float32, attn_implementation="eager")
     if adapter:
         model = PeftModel.from_pretrained(model, f"{out}/{adapter}", is_trainable=True)
     with tempfile.TemporaryDirectory() as scratch:
-        config = DPOConfig(output_dir=scratch, per_device_train_batch_size=4, gradient_accumulation_steps=1, max_steps=10, learning_rate=1e-3,
+        config = make_config(output_dir=scratch, per_device_train_batch_size=4, gradient_accumulation_steps=1, max_steps=10, learning_rate=1e-3,
                            lr_scheduler_type="constant", warmup_steps=0, optim="adamw_torch", adam_beta1=0.9, adam_beta2=0.95, adam_epsilon=1e-8,
                            weight_decay=0.0, max_grad_norm=1.0, logging_steps=1, bf16=False, fp16=False, gradient_checkpointing=False, max_length=256,
                            report_to=[], save_strategy="no", seed=1, use_cpu=True, disable_tqdm=True, disable_dropout=True, dataloader_pin_memory=False, **options)
-        trainer = InOrder(model=model, args=config, train_dataset=Dataset.from_list(rows), processing_class=tokenizer)
+        trainer = make_trainer(model=model, args=config, train_dataset=Dataset.from_list(rows), processing_class=tokenizer)
         trainer.train()
-        log = [entry for entry in trainer.state.log_history if "rewards/chosen" in entry]
+        log = [entry for entry in trainer.state.log_history if "loss" in entry]
     assert len(log) == 10, len(log)
-    return {name: [entry[name] for entry in log] for name in METRICS}
+    # null: not logged in that step
+    return {name: [entry.get(name) for entry in log] for name in METRICS if any(name in entry for entry in log)}
 
 
 RUNS = {
@@ -127,17 +139,29 @@ RUNS = {
     "full_ld": (None, dict(loss_type="sigmoid", beta=0.5, ld_alpha=0.5), ["--beta", "0.5", "--ld_alpha", "0.5"]),
 }
 
+KTO_RUNS = {
+    "full_kto": (None, dict(loss_type="kto", beta=0.1), ["--loss", "kto"]),
+    "lora_kto": ("adapter", dict(loss_type="kto", beta=0.3, desirable_weight=1.33, undesirable_weight=0.5),
+                 ["--beta", "0.3", "--desirable_weight", "1.33", "--undesirable_weight", "0.5"]),
+    "lora_base": ("adapter0", dict(loss_type="kto", beta=0.5), ["--beta", "0.5", "--reference", "base"]),
+    "full_apo": (None, dict(loss_type="apo_zero_unpaired", beta=0.2), ["--loss", "apo_zero_unpaired", "--beta", "0.2"]),
+}
+
 
 def make(out):
     os.makedirs(f"{out}/model", exist_ok=True)
     write_model(f"{out}/model")
     write_adapters(out)
     write_pairs(out)
-    runs = {}
-    for name, (adapter, options, flags) in RUNS.items():
-        print(name, flush=True)
-        runs[name] = {"adapter": adapter or "", "flags": flags, **trl_run(out, adapter, **options)}
-    json.dump(runs, open(f"{out}/trl.json", "w"), indent=1)
+    for file, data, config, trainer, chosen in (("trl.json", "pairs.jsonl", DPOConfig, InOrder, RUNS),
+                                                ("trl_kto.json", "labels.jsonl", KTOConfig, KtoInOrder, KTO_RUNS)):
+        runs = {}
+        for name, (adapter, options, flags) in chosen.items():
+            print(name, flush=True)
+            runs[name] = {"adapter": adapter or "", "flags": flags, **trl_run(out, data, config, trainer, adapter, **options)}
+            if options["loss_type"] == "apo_zero_unpaired":
+                del runs[name]["kl"]  # it has none; TRL logs 0
+        json.dump(runs, open(f"{out}/{file}", "w"), indent=1)
 
 
 def main():
@@ -149,11 +173,13 @@ def main():
         return make(args.out)
     with tempfile.TemporaryDirectory() as other:
         make(other)
-        ours, theirs = (json.load(open(f"{d}/trl.json")) for d in (args.out, other))
-    for name, run in ours.items():
-        for metric in METRICS:
-            gap = max(abs(a - b) / (1 + abs(a)) for a, b in zip(run[metric], theirs[name][metric]))
-            assert gap < 1e-4, (name, metric, gap)
+        for file in ("trl.json", "trl_kto.json"):
+            ours, theirs = (json.load(open(f"{d}/{file}")) for d in (args.out, other))
+            for name, run in ours.items():
+                for metric in METRICS:
+                    pairs = [(a, b) for a, b in zip(run.get(metric, []), theirs[name].get(metric, [])) if a is not None]
+                    gap = max((abs(a - b) / (1 + abs(a)) for a, b in pairs), default=0)
+                    assert gap < 1e-4, (name, metric, gap)
     print("the same")
 
 

@@ -40,6 +40,7 @@ constexpr std::pair<DatasetFormat, std::string_view> kFormatNames[] = {
     {DatasetFormat::kText, "text"},
     {DatasetFormat::kTokens, "tokens"},
     {DatasetFormat::kPairs, "pairs"},
+    {DatasetFormat::kLabelled, "labelled"},
 };
 
 // Formats whose records may stand in one file.
@@ -126,9 +127,8 @@ struct Dataset::Impl {
   // The record, interpreted. Throws RecordError.
   Record record(size_t source, const std::string& bytes) const {
     if (sources[source]->container() == Container::kText) {
-      if (options.format == DatasetFormat::kPairs)
-        throw RecordError(
-            "a text file holds no pairs; use JSON lines with \"chosen\" and \"rejected\"");
+      if (options.format == DatasetFormat::kPairs || options.format == DatasetFormat::kLabelled)
+        throw RecordError("a text file holds no answers to compare; use JSON lines");
       if (const size_t bad = find_invalid_utf8(bytes); bad != std::string_view::npos)
         throw RecordError(fmt::format(
             "invalid UTF-8: byte 0x{:02X}, {} bytes after this line's begin; convert the file to "
@@ -475,12 +475,14 @@ Sample Dataset::get(int64_t i, std::string* text) const {
     Record record = impl_->record(source, bytes);
     impl_->check_group(source, record.kind);
     const bool is_tokens = record.kind == Record::Kind::kTokens;
+    const bool desirable = record.desirable;
     TokenizedText made = impl_->tokenize(std::move(record));
     const int64_t limit = options().vocab_limit;
     const int32_t max_id = impl_->text.tokenizer.max_id();
     Sample sample;
     sample.index = i;
     sample.key = static_cast<uint64_t>(i);
+    sample.desirable = desirable;
     if (options().max_length > 0)
       sample.cut = cut_sequences(made, static_cast<size_t>(options().max_length));
     if (options().format == DatasetFormat::kPairs) drop_useless_pair(made);

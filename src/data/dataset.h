@@ -30,10 +30,12 @@ enum class DatasetFormat {
   kQuestionAnswer,    // {"question","answer"}
   kText,              // {"text"}, or a .txt file: continued pre-training
   kTokens,            // {"tokens": [...], "trained": [...]}
-  kPairs,             // {"prompt", "chosen", "rejected"} (data/pairs.h); never found by itself
+  // Never found by themselves:
+  kPairs,     // {"prompt", "chosen", "rejected"} (data/pairs.h)
+  kLabelled,  // any but these with a "label", true or false: whether the answer is desirable
 };
-// "auto", "messages", "sharegpt", "alpaca", "prompt_completion", "qa", "text", "tokens", "pairs";
-// else UserError.
+// "auto", "messages", "sharegpt", "alpaca", "prompt_completion", "qa", "text", "tokens", "pairs",
+// "labelled"; else UserError.
 DatasetFormat parse_dataset_format(std::string_view name);
 std::string_view dataset_format_name(DatasetFormat format);
 
@@ -78,6 +80,7 @@ struct Sample {
   uint64_t key = 0;              // sample identity: names its random numbers
   int64_t trained_count = 0;     // 0: nothing to train, not to be computed
   bool cut = false;              // max_length took something away
+  bool desirable = true;         // of a labelled answer: what its label says
 
   int64_t sequences() const { return lengths.empty() ? 1 : static_cast<int64_t>(lengths.size()); }
   int64_t size() const { return static_cast<int64_t>(tokens.size()); }

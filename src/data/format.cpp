@@ -176,7 +176,8 @@ DatasetFormat detect(const Json& json) {
         keys_of(json));
   if (has("label") && json["label"].is_boolean())
     fail(
-        "this record has a true/false \"label\", so it is made for KTO: answers labelled false "
+        "this record has a true/false \"label\", so it is made for hone kto: answers labelled "
+        "false "
         "would "
         "be trained too; name its format to train on all of them (--dataset_format messages, say)");
   if (has("tokens")) return DatasetFormat::kTokens;
@@ -229,6 +230,7 @@ std::vector<std::string> read_fields(DatasetFormat format, Record::Kind kind,
       fields = pair_fields();
       fields.insert(fields.end(), chat.begin(), chat.end());
       return fields;
+    case DatasetFormat::kLabelled:
     case DatasetFormat::kAuto:
       break;
   }
@@ -244,9 +246,28 @@ void note_unused(const Json& json, const FormatRules& rules, Record& record) {
       record.unused.push_back(key);
 }
 
+// A record of another format with a label.
+Record interpret_labelled(const Json& json, const FormatRules& rules) {
+  std::string key = find(json, "label") == nullptr ? "kto_tag" : "label";
+  const Json* label = find(json, key);
+  if (label == nullptr || !label->is_boolean())
+    fail("found {}; expected an answer with a \"label\", true or false",
+         label != nullptr   ? fmt::format("a \"{}\" that is {}", key, what_is(*label))
+         : json.is_object() ? "the keys " + keys_of(json)
+                            : what_is(json));
+  Json answer = json;
+  answer.erase(key);
+  FormatRules own = rules;
+  own.format = DatasetFormat::kAuto;
+  Record record = interpret_record(answer, own);
+  record.desirable = label->get<bool>();
+  return record;
+}
+
 }  // namespace
 
 Record interpret_record(const Json& json, const FormatRules& rules) {
+  if (rules.format == DatasetFormat::kLabelled) return interpret_labelled(json, rules);
   Record record;
   record.format = rules.format;
   if (record.format == DatasetFormat::kAuto) {
@@ -298,6 +319,7 @@ Record interpret_record(const Json& json, const FormatRules& rules) {
     case DatasetFormat::kPairs:
       interpret_pair(json, rules, record);
       break;
+    case DatasetFormat::kLabelled:
     case DatasetFormat::kAuto:
       HONE_CHECK(false, "format is known here");
   }

@@ -37,6 +37,7 @@ struct Record {
   bool whole = true;               // kText: it ends where it ends, not in the middle of a text
 
   std::vector<Record> sides;  // kPair: chosen, rejected
+  bool desirable = true;      // DatasetFormat::kLabelled
 
   std::vector<std::string> unused;  // fields of the record that its format doesn't read
 

@@ -38,8 +38,9 @@ struct EntryHeader {
   uint64_t check;  // of the payload and the index
 };
 static_assert(sizeof(FileHeader) == 32 && sizeof(EntryHeader) == 24);
-// Payload: number of tokens, flags, number of runs, number of sequences (0: one); the tokens; the
-// lengths of runs of equal trained[], the first of zeros; the sequences' lengths. All 32-bit.
+// Payload: number of tokens, flags (1: cut, 2: not desirable), number of runs, number of sequences
+// (0: one); the tokens; the lengths of runs of equal trained[], the first of zeros; the sequences'
+// lengths. All 32-bit.
 
 uint64_t header_check(const FileHeader& h) {
   Fingerprint f;
@@ -195,6 +196,7 @@ bool TokenCache::find(int64_t index, Sample& sample) const {
   sample.index = index;
   sample.key = static_cast<uint64_t>(index);
   sample.cut = get32(1) & 1;
+  sample.desirable = (get32(1) & 2) == 0;
   sample.tokens.resize(n);
   if (n > 0) std::memcpy(sample.tokens.data(), payload.data() + 16, 4 * n);
   sample.trained.reserve(n);
@@ -229,7 +231,7 @@ void TokenCache::add(const Sample& sample) {
   }
   payload.reserve(4 * (4 + sample.tokens.size() + runs.size() + sample.lengths.size()));
   put32(payload, sample.tokens.size());
-  put32(payload, sample.cut ? 1 : 0);
+  put32(payload, (sample.cut ? 1u : 0u) | (sample.desirable ? 0u : 2u));
   put32(payload, runs.size());
   put32(payload, sample.lengths.size());
   payload.append(reinterpret_cast<const char*>(sample.tokens.data()), 4 * sample.tokens.size());

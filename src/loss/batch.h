@@ -29,6 +29,7 @@ struct Batch {
   // Where the batch is a part of a step: what the step's means over pairs, and over the tokens of
   // chosen answers, are divided by, so that the parts' losses and metrics add up. 0: it is all.
   std::size_t step_pairs = 0, step_chosen_tokens = 0;
+  std::size_t step_samples = 0, step_desirable = 0;  // of KTO's
   Column logprob;                     // of the completion's tokens, by the policy; always there
   Column ref_logprob;                 // by the reference
   Column old_logprob;                 // by the policy that sampled them
@@ -39,6 +40,8 @@ struct Batch {
   Column sampling_ratio;              // weight against the sampler's own log-probs
   Column mask;                        // 0: a token the model didn't write (a tool's answer)
   Column value, old_value;            // of a critic, before each token
+
+  std::optional<double> kl;  // of the step, instead of kl_logprob and kl_ref_logprob
 
   // One a sample.
   std::vector<double> score;                                // of a reward model

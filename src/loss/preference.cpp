@@ -316,6 +316,50 @@ Loss orpo_loss(const OrpoOptions& o) {
   };
 }
 
+namespace {
+
+// How far the policy is from the reference: one number for all samples, never below 0.
+double kto_kl(const Batch& batch) {
+  if (batch.kl) return std::max(0.0, *batch.kl);
+  const Column &p = batch.kl_logprob, &q = batch.kl_ref_logprob;
+  if (!p.present() || !q.present())
+    user_error("loss",
+               "the samples have no \"kl_logprob\" and \"kl_ref_logprob\", which --loss "
+               "kto needs; --loss apo_zero_unpaired does without");
+  double kl = 0;
+  for (const double x : p.values) kl += x;
+  for (const double x : q.values) kl -= x;
+  return std::max(0.0, kl / static_cast<double>(batch.samples));
+}
+
+// Means over the desirable and over the other samples of the step; of a kind that is missing there,
+// none.
+void add_label_metrics(Notes& notes, const Batch& batch, const std::vector<double>& rewards,
+                       const std::vector<double>& logp) {
+  double reward[2] = {}, sum[2] = {}, count[2] = {};
+  for (std::size_t i = 0; i < batch.samples; ++i) {
+    const int good = batch.label[i] != 0 ? 1 : 0;
+    reward[good] += rewards[i];
+    sum[good] += logp[i];
+    count[good] += 1;
+  }
+  if (batch.step_samples > 0) {
+    count[1] = static_cast<double>(batch.step_desirable);
+    count[0] = static_cast<double>(batch.step_samples - batch.step_desirable);
+  }
+  const auto add = [&](const char* name, int kind, const double* values) {
+    if (count[kind] > 0) notes.metrics.emplace_back(name, values[kind] / count[kind]);
+  };
+  add("rewards/chosen", 1, reward);
+  add("rewards/rejected", 0, reward);
+  add("logps/chosen", 1, sum);
+  add("logps/rejected", 0, sum);
+  if (count[0] > 0 && count[1] > 0)
+    notes.metrics.emplace_back("rewards/margins", reward[1] / count[1] - reward[0] / count[0]);
+}
+
+}  // namespace
+
 Loss kto_loss(const KtoOptions& o) {
   if (o.loss != "kto" && o.loss != "apo_zero_unpaired")
     user_error("loss", "--loss {} is not known to kto; use kto or apo_zero_unpaired", o.loss);
@@ -326,37 +370,25 @@ Loss kto_loss(const KtoOptions& o) {
       user_error("loss", "every sample needs a \"label\", true or false");
     const Vec logp = sum(v.logprob, batch.tokens());
     const Vec ratio = logp - sum(tape.constant(batch.ref_logprob.values), batch.tokens());
+    const double all =
+        static_cast<double>(batch.step_samples > 0 ? batch.step_samples : batch.samples);
     double kl = 0;
     if (o.loss == "kto") {
-      const Column &p = batch.kl_logprob, &q = batch.kl_ref_logprob;
-      if (!p.present() || !q.present())
-        user_error("loss",
-                   "the samples have no \"kl_logprob\" and \"kl_ref_logprob\", which --loss "
-                   "kto needs; --loss apo_zero_unpaired does without");
-      for (const double x : p.values) kl += x;
-      for (const double x : q.values) kl -= x;
-      kl = std::max(0.0, kl / static_cast<double>(batch.samples));
-      notes.metrics.emplace_back("kl", kl);
+      kl = kto_kl(batch);
+      notes.metrics.emplace_back("kl", kl * static_cast<double>(batch.samples) / all);
     }
     // One formula: +1 for a desirable sample, -1 for another.
-    std::vector<double> sign, weight, chosen, rejected, chosen_logp, rejected_logp;
+    std::vector<double> sign, weight, rewards;
     for (std::size_t i = 0; i < batch.samples; ++i) {
       const bool good = batch.label[i] != 0;
       sign.push_back(good ? 1 : -1);
       weight.push_back(good ? o.desirable_weight : o.undesirable_weight);
-      (good ? chosen : rejected).push_back(o.beta * ratio.value()[i]);
-      (good ? chosen_logp : rejected_logp).push_back(logp.value()[i]);
+      rewards.push_back(o.beta * ratio.value()[i]);
     }
-    for (const auto& [name, values] :
-         {std::pair{"rewards/chosen", &chosen}, std::pair{"rewards/rejected", &rejected},
-          std::pair{"logps/chosen", &chosen_logp}, std::pair{"logps/rejected", &rejected_logp}}) {
-      if (!values->empty()) notes.metrics.emplace_back(name, average(*values));
-    }
-    if (!chosen.empty() && !rejected.empty())
-      notes.metrics.emplace_back("rewards/margins", average(chosen) - average(rejected));
+    add_label_metrics(notes, batch, rewards, logp.value());
     const Vec s = tape.constant(std::move(sign));
     const Vec term = 1.0 - sigmoid((ratio - kl) * s * o.beta);
-    return mean(term * tape.constant(std::move(weight)));
+    return sum(term * tape.constant(std::move(weight))) / all;
   };
 }
 

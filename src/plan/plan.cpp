@@ -159,7 +159,8 @@ Plan Planned::run(int64_t tokens, bool recompute) {
     // up through the blocks and down again: what there is room for isn't read anew at the turns
     p.disk_bytes = 2 * (frozen - p.streamed_weights);
   }
-  p.process = kProgramBytes + pipeline_bytes(o_) + tokenizer_bytes(o_.pretrained, kTokenizerFactor);
+  p.process = kProgramBytes + pipeline_bytes(o_) + recipe_->host_bytes() +
+              tokenizer_bytes(o_.pretrained, kTokenizerFactor);
   // The tokenizer comes first; then the weights' files are checked whole, and let go of piece by
   // piece where they are converted.
   p.starting = kProgramBytes +

@@ -1,6 +1,7 @@
 #include "train/data_recipe.h"
 
 #include <nlohmann/json.hpp>
+#include <numeric>
 
 #include "io/checkpoint.h"
 #include "rollout/generate.h"
@@ -91,6 +92,7 @@ Json DataRecipe::identity() const {
 }
 
 void DataRecipe::prepare(int64_t first_step, const std::filesystem::path& cache) {
+  first_step_ = first_step;
   loader_options_.cache_folder = cache.string();
   loader_ = std::make_unique<data::Loader>(dataset_, loader_options_);
   if (first_step < length_.steps)
@@ -98,10 +100,39 @@ void DataRecipe::prepare(int64_t first_step, const std::filesystem::path& cache)
 }
 
 StepReport DataRecipe::step(Context& ctx, int64_t step, int64_t micro_batch_tokens) {
-  last_ = loader_->step(step / length_.steps_per_epoch, step % length_.steps_per_epoch);
+  last_ = samples_of(step);
   StepReport report{.tokens = last_.tokens, .trained_tokens = last_.trained_tokens};
   if (last_.trained_tokens > 0) report.result = gradients(ctx, last_, micro_batch_tokens);
   return report;
+}
+
+data::StepSamples DataRecipe::samples_of(int64_t step) {
+  return loader_->step(step / length_.steps_per_epoch, step % length_.steps_per_epoch);
+}
+
+std::vector<int64_t> DataRecipe::used_indices() const {
+  // A run of less than an epoch uses the first of its order alone.
+  const int64_t used = std::min(dataset_->size(), length_.steps * loader_options_.batch_size);
+  std::vector<int64_t> indices;
+  for (int64_t i = 0; i < used; ++i) indices.push_back(loader_->sample_index(0, i));
+  return indices;
+}
+
+std::vector<int64_t> DataRecipe::eval_indices() const {
+  std::vector<int64_t> indices(eval_dataset_ ? static_cast<size_t>(eval_dataset_->size()) : 0);
+  std::iota(indices.begin(), indices.end(), int64_t{0});
+  return indices;
+}
+
+std::vector<data::Sample> DataRecipe::eval_samples() const {
+  std::vector<data::Sample> samples;
+  for (const int64_t i : eval_indices()) {
+    data::Sample sample = eval_dataset_->get(i);
+    eval_dataset_->note(sample);
+    if (sample.trained_count > 0) samples.push_back(std::move(sample));
+  }
+  eval_dataset_->warn_noted();
+  return samples;
 }
 
 DataRecipe::StepSource DataRecipe::last_step() const {
@@ -111,6 +142,8 @@ DataRecipe::StepSource DataRecipe::last_step() const {
                  {"trained", sample.trained},
                  {"source", dataset_->location(sample.index)}};
     if (!sample.lengths.empty()) line["sequences"] = sample.lengths;
+    if (dataset_->options().format == data::DatasetFormat::kLabelled)
+      line["label"] = sample.desirable;
     out.jsonl += line.dump() + "\n";
     out.places += (out.places.empty() ? "" : ", ") + dataset_->location(sample.index);
   }

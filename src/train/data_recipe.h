@@ -50,6 +50,13 @@ class DataRecipe : public Recipe {
   const data::Dataset& eval_dataset() const { return *eval_dataset_; }
   const data::Loader& loader() const { return *loader_; }
   const RunLength& length() const { return length_; }
+  int64_t first_step() const { return first_step_; }
+  data::StepSamples samples_of(int64_t step);
+  // Of the samples that the run uses, and of all that it is evaluated on.
+  std::vector<int64_t> used_indices() const;
+  std::vector<int64_t> eval_indices() const;
+  // Those it is evaluated on that have something to train; says what was left out.
+  std::vector<data::Sample> eval_samples() const;
 
  private:
   void warn(const std::string& line) const { say("warning: " + line); }
@@ -66,6 +73,7 @@ class DataRecipe : public Recipe {
   std::string weights_fingerprint_;
   std::vector<int32_t> stop_ids_;
   RunLength length_;
+  int64_t first_step_ = 0;
 };
 
 }  // namespace hone::train

@@ -100,44 +100,29 @@ class DpoRecipe final : public DataRecipe {
  public:
   DpoRecipe(const DpoOptions& options, Machine& machine, const Say& say)
       : DataRecipe(options, machine, say), o_(options), loss_(pair_loss(options)) {
-    const bool adapter = model().adapter_config().has_value();
-    if (o_.reference == Reference::base && !adapter)
-      user_error("reference",
-                 "--reference base: all weights are tuned, so the base is what was loaded; leave "
-                 "it out, or use LoRA (--lora_rank 8)");
-    if (!loss_.reference) return;
-    const bool new_adapter = adapter && o_.adapter.empty();
-    reference_ = new_adapter || o_.reference == Reference::base ? ReferenceKind::adapter_off
-                                                                : ReferenceKind::kept;
+    if (loss_.reference) reference_ = reference_kind(o_, o_.reference, model());
   }
 
   void loaded(Context& ctx, int64_t micro_batch_tokens) override {
     if (reference_ != ReferenceKind::kept) return;
-    const int64_t batch = o_.batch_size * o_.accumulation_steps;
-    const int64_t used = std::min(dataset().size(), length().steps * batch);
-    say(fmt::format("computing the reference's log-probs of {} pairs", used));
-    for (int64_t i = 0; i < used; ++i) {
-      // A run of less than an epoch needs the first of its order alone.
-      keep(ctx, dataset(), loader().sample_index(0, i), micro_batch_tokens, kept_);
-    }
-    flush(ctx, micro_batch_tokens, kept_);
-    for (int64_t i = 0; evaluates() && i < eval_dataset().size(); ++i)
-      keep(ctx, eval_dataset(), i, micro_batch_tokens, eval_kept_);
-    flush(ctx, micro_batch_tokens, eval_kept_);
+    const std::vector<int64_t> used = used_indices(), held_out = eval_indices();
+    say(fmt::format("computing the reference's log-probs of {} pairs",
+                    used.size() + held_out.size()));
+    keep_reference(ctx, model().decoder(), dataset(), used, micro_batch_tokens, kept_);
+    if (evaluates())
+      keep_reference(ctx, model().decoder(), eval_dataset(), held_out, micro_batch_tokens,
+                     eval_kept_);
   }
 
   StepResult evaluate(Context& ctx, int64_t micro_batch_tokens) override {
-    std::vector<data::Sample> samples;
-    for (int64_t i = 0; i < eval_dataset().size(); ++i) {
-      data::Sample sample = eval_dataset().get(i);
-      eval_dataset().note(sample);
-      if (sample.trained_count > 0) samples.push_back(std::move(sample));
-    }
-    eval_dataset().warn_noted();
-    return pass(ctx, samples, micro_batch_tokens, eval_kept_, forward_only);
+    return pass(ctx, eval_samples(), micro_batch_tokens, eval_kept_, forward_only);
   }
 
   int64_t longest_unit() const override { return 2 * (max_length() - 1); }
+
+  size_t host_bytes() const override {
+    return reference_ == ReferenceKind::kept ? kept_bytes(o_) : 0;
+  }
 
   std::vector<Work> fullest(int64_t tokens) override {
     const int64_t length = std::max<int64_t>(1, std::min(tokens / 2, max_length() - 1));
@@ -169,22 +154,6 @@ class DpoRecipe final : public DataRecipe {
   }
 
  private:
-  using Pass = StepResult (*)(Context&, const models::Decoder&, const loss::Objective&,
-                              const PassInput&);
-
-  static std::vector<int64_t> each_a_unit(size_t samples) {
-    std::vector<int64_t> units(samples);
-    std::iota(units.begin(), units.end(), int64_t{0});
-    return units;
-  }
-
-  // Both sides of a pair lie in one micro-batch.
-  static std::vector<data::MicroBatch> pack_pairs(std::span<const data::Sample> pairs,
-                                                  std::span<const int64_t> units,
-                                                  int64_t micro_batch_tokens) {
-    return data::pack(pairs, {.token_budget = micro_batch_tokens, .units = units});
-  }
-
   loss::PairObjective objective(std::span<const data::Sample> pairs) const {
     int64_t tokens = 0;
     for (const data::Sample& pair : pairs) tokens += chosen_tokens(pair);
@@ -199,30 +168,15 @@ class DpoRecipe final : public DataRecipe {
                   const KeptReference& kept, Pass run) {
     if (pairs.empty()) return {};
     const std::vector<int64_t> units = each_a_unit(pairs.size());
-    const auto micro_batches = pack_pairs(pairs, units, micro_batch_tokens);
+    // Both sides of a pair lie in one micro-batch.
+    const auto micro_batches =
+        data::pack(pairs, {.token_budget = micro_batch_tokens, .units = units});
     std::vector<SampleColumns> columns;
     if (reference_ == ReferenceKind::adapter_off)
       columns = reference_columns(ctx, model().decoder(), pairs, micro_batches, false);
     if (reference_ == ReferenceKind::kept) columns = kept.columns(pairs);
     return run(ctx, model().decoder(), objective(pairs),
                {.micro_batches = micro_batches, .columns = columns, .units = units});
-  }
-
-  // Log-probs of the model as it is now, a few pairs at a time.
-  void keep(Context& ctx, const data::Dataset& from, int64_t index, int64_t micro_batch_tokens,
-            KeptReference& kept) {
-    data::Sample sample = from.get(index);
-    if (sample.trained_count == 0) return;
-    pending_tokens_ += sample.size();
-    pending_.push_back(std::move(sample));
-    if (pending_tokens_ >= 4 * micro_batch_tokens) flush(ctx, micro_batch_tokens, kept);
-  }
-  void flush(Context& ctx, int64_t micro_batch_tokens, KeptReference& kept) {
-    const auto units = each_a_unit(pending_.size());
-    const auto micro_batches = pack_pairs(pending_, units, micro_batch_tokens);
-    kept.add(pending_, reference_columns(ctx, model().decoder(), pending_, micro_batches, true));
-    pending_.clear();
-    pending_tokens_ = 0;
   }
 
   // Sides of `length` computed tokens, every one of them labelled.
@@ -239,22 +193,13 @@ class DpoRecipe final : public DataRecipe {
 
   // Reference log-probs that are kept cost no pass.
   void plan_pass(Context& ctx, std::vector<data::Sample>& pairs, int64_t tokens, Pass run) {
-    KeptReference kept;
-    std::vector<SampleColumns> nothing(pairs.size());
-    for (size_t i = 0; i < pairs.size(); ++i) {
-      pairs[i].index = static_cast<int64_t>(i);
-      nothing[i].reference.resize(pairs[i].tokens.size());
-    }
-    kept.add(pairs, nothing);
-    pass(ctx, pairs, tokens, kept, run);
+    pass(ctx, pairs, tokens, empty_reference(pairs), run);
   }
 
   const DpoOptions& o_;
   PairLoss loss_;
   ReferenceKind reference_ = ReferenceKind::none;
   KeptReference kept_, eval_kept_;
-  std::vector<data::Sample> pending_;
-  int64_t pending_tokens_ = 0;
 };
 
 }  // namespace

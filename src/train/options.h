@@ -310,6 +310,38 @@ struct PairLossOptions {
   }
 };
 
+// KTO's losses over labelled answers (loss/preference.h).
+struct LabelLossOptions {
+  std::string loss = "kto";
+  double beta = 0.1;
+  double desirable_weight = 1, undesirable_weight = 1;
+  Reference reference = Reference::start;
+
+  template <class Self, class V>
+  static void fields(Self& o, V&& v) {
+    v(o.loss,
+      {"loss", "kto, or apo_zero_unpaired, which needs no KL term", "--loss,--loss_type", "NAME"});
+    v(o.beta, {"beta", "How strongly the reference holds"});
+    v(o.desirable_weight, {"desirable_weight", "What answers labelled true count"});
+    v(o.undesirable_weight, {"undesirable_weight", "What answers labelled false count"});
+    v(o.reference,
+      {"reference",
+       "Log-probs are compared with those of the model as it was loaded, adapter included (start), "
+       "or of the base model alone"});
+  }
+};
+
+struct KtoOptions : TrainerOptions, LabelLossOptions {
+  static constexpr const char* kCommand = "kto";
+  KtoOptions() { lr = 5e-6; }  // the original's
+
+  template <class Self, class V>
+  static void fields(Self& o, V&& v) {
+    TrainerOptions::fields(o, v);
+    LabelLossOptions::fields(o, v);
+  }
+};
+
 struct DpoOptions : TrainerOptions, PairLossOptions {
   static constexpr const char* kCommand = "dpo";
   DpoOptions() { lr = 5e-6; }  // the original's

@@ -3,6 +3,7 @@
 #include "exec/memory.h"
 
 #include <deque>
+#include <numeric>
 #include <optional>
 #include <unordered_map>
 
@@ -231,6 +232,12 @@ StepResult forward_only(Context& ctx, const models::Decoder& decoder,
   }
   if (together) add_metrics(total, objective.evaluate(whole.input()));
   return total;
+}
+
+std::vector<int64_t> each_a_unit(size_t samples) {
+  std::vector<int64_t> units(samples);
+  std::iota(units.begin(), units.end(), int64_t{0});
+  return units;
 }
 
 std::vector<double> score(Context& ctx, const models::Decoder& decoder,

@@ -43,6 +43,13 @@ StepResult forward_backward(Context& ctx, const models::Decoder& decoder,
 StepResult forward_only(Context& ctx, const models::Decoder& decoder,
                         const loss::Objective& objective, const PassInput& input);
 
+// Either of them.
+using Pass = StepResult (*)(Context&, const models::Decoder&, const loss::Objective&,
+                            const PassInput&);
+
+// Units of samples that are each on their own.
+std::vector<int64_t> each_a_unit(size_t samples);
+
 // Log-probs of the micro-batch's targets, in the order of its rows.
 std::vector<double> score(Context& ctx, const models::Decoder& decoder,
                           const data::MicroBatch& micro_batch);

@@ -67,6 +67,8 @@ class Recipe {
 
   // Computed tokens of the largest that must lie in one micro-batch.
   virtual int64_t longest_unit() const = 0;
+  // What it holds in memory beside tensors that grows with the data.
+  virtual size_t host_bytes() const { return 0; }
   struct Work {
     const char* phase;
     std::function<void(Context&)> run;

@@ -1,5 +1,7 @@
 #include "train/reference.h"
 
+#include <filesystem>
+
 namespace hone::train {
 
 std::vector<SampleColumns> reference_columns(Context& ctx, const models::Decoder& decoder,
@@ -52,6 +54,61 @@ std::vector<SampleColumns> KeptReference::columns(std::span<const data::Sample> 
       if (s.trained[t]) out[i].reference[t] = kept.at(next++);
   }
   return out;
+}
+
+KeptReference empty_reference(std::vector<data::Sample>& samples) {
+  KeptReference kept;
+  std::vector<SampleColumns> nothing(samples.size());
+  for (size_t i = 0; i < samples.size(); ++i) {
+    samples[i].index = static_cast<int64_t>(i);
+    nothing[i].reference.resize(samples[i].tokens.size());
+  }
+  kept.add(samples, nothing);
+  return kept;
+}
+
+ReferenceKind reference_kind(const TrainerOptions& o, Reference reference, load::Model& model) {
+  const bool adapter = model.adapter_config().has_value();
+  if (reference == Reference::base && !adapter)
+    user_error("reference",
+               "--reference base: all weights are tuned, so the base is what was loaded; leave "
+               "it out, or use LoRA (--lora_rank 8)");
+  const bool new_adapter = adapter && o.adapter.empty();
+  return new_adapter || reference == Reference::base ? ReferenceKind::adapter_off
+                                                     : ReferenceKind::kept;
+}
+
+size_t kept_bytes(const DataOptions& o) {
+  size_t bytes = 0;
+  for (const auto* paths : {&o.dataset, &o.eval_dataset}) {
+    for (const std::string& path : *paths) {
+      std::error_code error;
+      const auto n = std::filesystem::file_size(path, error);
+      if (!error) bytes += static_cast<size_t>(n);
+    }
+  }
+  return bytes;
+}
+
+void keep_reference(Context& ctx, const models::Decoder& decoder, const data::Dataset& dataset,
+                    std::span<const int64_t> indices, int64_t micro_batch_tokens,
+                    KeptReference& kept) {
+  std::vector<data::Sample> pending;
+  int64_t tokens = 0;
+  const auto flush = [&] {
+    const auto micro_batches = data::pack(pending, {.token_budget = micro_batch_tokens});
+    kept.add(pending, reference_columns(ctx, decoder, pending, micro_batches, true));
+    pending.clear();
+    tokens = 0;
+  };
+  for (const int64_t index : indices) {
+    data::Sample sample = dataset.get(index);
+    if (sample.trained_count == 0) continue;
+    tokens += sample.size();
+    pending.push_back(std::move(sample));
+    if (tokens >= 4 * micro_batch_tokens) flush();
+  }
+  flush();
 }
 
 }  // namespace hone::train

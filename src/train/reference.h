@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "data/packing.h"
+#include "train/options.h"
 #include "train/pass.h"
 
 namespace hone::train {
@@ -34,5 +35,21 @@ class KeptReference {
  private:
   std::vector<std::vector<float>> trained_;  // log-probs of trained tokens
 };
+
+// For plans: kept log-probs of samples, whose indices are set, all 0.
+KeptReference empty_reference(std::vector<data::Sample>& samples);
+
+// How a trainer with these options finds its reference. UserError for --reference base where there
+// is no adapter.
+ReferenceKind reference_kind(const TrainerOptions& o, Reference reference, load::Model& model);
+
+// Bytes of the log-probs kept of these data sets, estimated from their files: a token has about
+// four bytes of text.
+size_t kept_bytes(const DataOptions& o);
+
+// Keeps the log-probs, by the model as it is, of some samples of a data set.
+void keep_reference(Context& ctx, const models::Decoder& decoder, const data::Dataset& dataset,
+                    std::span<const int64_t> indices, int64_t micro_batch_tokens,
+                    KeptReference& kept);
 
 }  // namespace hone::train

@@ -5,8 +5,10 @@ namespace hone::app {
 void add_commands(Cli& cli) {
   add_sft(cli);
   add_dpo(cli);
+  add_kto(cli);
   add_plan_sft(cli);
   add_plan_dpo(cli);
+  add_plan_kto(cli);
   add_bench(cli);
   add_chat(cli);
   add_generate(cli);

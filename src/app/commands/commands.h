@@ -12,6 +12,8 @@ void add_sft(Cli& cli);
 void add_plan_sft(Cli& cli);
 void add_dpo(Cli& cli);
 void add_plan_dpo(Cli& cli);
+void add_kto(Cli& cli);
+void add_plan_kto(Cli& cli);
 void add_bench(Cli& cli);
 void add_chat(Cli& cli);
 void add_generate(Cli& cli);

@@ -22,9 +22,11 @@ int run_show_flags(const ShowFlags& f) {
   ShowOptions options = f.o;
   options.data.format = data::parse_dataset_format(f.format);
   options.data.train_on = parse_train_on(f.train_on);
-  if (options.data.format == data::DatasetFormat::kPairs) {
+  if (options.data.format == data::DatasetFormat::kPairs ||
+      options.data.format == data::DatasetFormat::kLabelled) {
     if (options.data.train_on == TrainOn::kAll)
-      user_error("flags", "--train_on all has no meaning for pairs, whose answers are compared");
+      user_error("flags", "--train_on all has no meaning for {}, whose answers are compared",
+                 f.format);
     options.data.train_on = TrainOn::kLast;
   }
   options.data.append_eos = f.append_eos == "true";
@@ -47,7 +49,7 @@ void add_show(Cli& cli) {
   c.flag("-d,--dataset", d.paths, "Data, as hone sft takes it", "FILE...");
   c.choice("--dataset_format", f->format,
            {"auto", "messages", "sharegpt", "alpaca", "prompt_completion", "qa", "text", "tokens",
-            "pairs"},
+            "pairs", "labelled"},
            "What a record is");
   c.flag("--dataset_info", d.dataset_info, "LLaMA-Factory's dataset_info.json", "FILE");
   add_text_flags(c, f->o.text);
