@@ -124,7 +124,7 @@ void measure(const Weights& weights, ThreadPool& pool, cpu::Isa isa, int64_t row
   std::fill_n(&best[0][0], 2 * kKinds, 1e9);
   for (int round = 0; round < 12; ++round) {
     for (const bool packed : {false, true}) {
-      if (packed && !cpu::takes_bf16t(isa)) continue;
+      if (packed && cpu::compact_format(isa) != Format::bf16t) continue;
       double seconds[kKinds] = {};
       for (int block = 0; block < kBlocks; ++block) {
         for (int kind = 0; kind < kKinds; ++kind) {
@@ -153,7 +153,7 @@ void measure(const Weights& weights, ThreadPool& pool, cpu::Isa isa, int64_t row
     }
   }
   for (const bool packed : {false, true}) {
-    if (packed && !cpu::takes_bf16t(isa)) continue;
+    if (packed && cpu::compact_format(isa) != Format::bf16t) continue;
     double total = 0;
     std::printf("%3lld rows  %-5s ", static_cast<long long>(rows), packed ? "bf16t" : "bf16");
     for (int kind = 0; kind < kKinds; ++kind) {

@@ -303,8 +303,8 @@ TEST_P(RolloutTest, CopiedWeightsGiveTheSameBits) {
         load::Model model(machine, {.folder = folder, .dtype = DType::bf16});
         model.load(0, copy);
         const ParamId down = model.params().find("model.layers.0.mlp.down_proj.weight");
-        const bool packed = copy && cpu::takes_bf16t(GetParam());
-        EXPECT_EQ(model.params().format(down), packed ? Format::bf16t : Format::bf16);
+        EXPECT_EQ(model.params().format(down),
+                  copy ? cpu::compact_format(GetParam()) : Format::bf16);
         SamplingOptions o;
         o.max_new_tokens = 12;
         o.ignore_eos = true;

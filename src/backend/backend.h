@@ -10,7 +10,8 @@ namespace hone {
 struct KernelPath {
   std::string_view name;  // "avx2", ...
   KernelTable kernels;
-  bool reads_bf16t = false;  // products along the columns are faster on Format::bf16t than on bf16
+  // What products along the columns read bf16 weights in fastest, without loss; bf16: as they are.
+  Format compact = Format::bf16;
 };
 
 struct Backend {

@@ -109,6 +109,14 @@ void Bf16tPacker::pack(void* out) const {
   });
 }
 
+std::unique_ptr<CompactPacker> bf16t_compact(const void* data, int64_t rows, int64_t cols,
+                                             ThreadPool& pool) {
+  if (!Bf16tPacker::fits(rows, cols)) return nullptr;
+  auto packer = std::make_unique<Bf16tPacker>(data, rows, cols, pool);
+  if (!packer->worth()) return nullptr;
+  return packer;
+}
+
 void bf16t_to_fp32(const WeightView& w, int64_t row, int64_t col, int64_t count, float* out) {
   const int64_t n = row % kStripCols;
   const char* strip = static_cast<const char*>(w.data) + (row - n) * w.stride_bytes;

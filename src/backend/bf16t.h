@@ -7,23 +7,22 @@
 
 #include <vector>
 
-#include "core/thread_pool.h"
-#include "tensor/view.h"
+#include "backend/format.h"
 
 namespace hone {
 
 // Packs a matrix: look through it, ask for the size, pack.
-class Bf16tPacker {
+class Bf16tPacker : public CompactPacker {
  public:
   // data: rows x cols bf16, rows one after another, any alignment; it must outlive the packer.
   // Where fits().
   Bf16tPacker(const void* data, int64_t rows, int64_t cols, ThreadPool& pool);
   static bool fits(int64_t rows, int64_t cols) { return rows % 16 == 0 && cols % 32 == 0; }
 
-  int64_t bytes() const;  // of the packed matrix
+  int64_t bytes() const override;
   // Whether that saves more than an eighth: not if many tiles have exponents too far apart.
   bool worth() const { return bytes() < rows_ * cols_ * 2 / 8 * 7; }
-  void pack(void* out) const;
+  void pack(void* out) const override;
 
  private:
   const char* data_;
@@ -33,6 +32,8 @@ class Bf16tPacker {
   std::vector<int64_t> raw_before_;  // tiles that stay bf16 before each strip, and in all
 };
 
+std::unique_ptr<CompactPacker> bf16t_compact(const void* data, int64_t rows, int64_t cols,
+                                             ThreadPool& pool);
 void bf16t_to_fp32(const WeightView& w, int64_t row, int64_t col, int64_t n, float* out);
 
 }  // namespace hone

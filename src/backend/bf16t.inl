@@ -1,14 +1,14 @@
 // How Format::bf16t lies in memory (bf16t.h says what it is for), and expanding it. Included inside
 // an anonymous namespace.
 //
-// 16 rows make a strip: a header, then a tile of 768 bytes for each 32 columns. A tile expands to 16
-// lines, one for each pair of columns: the pairs of the 16 rows side by side, as products along the
-// columns want them. The lower byte of a number (the exponent's last bit and the mantissa) is stored
-// as it is; of the upper one (the sign and the exponent's other bits) 4 bits are: the sign, and how
-// far it is above the tile's base, which the header holds, a byte a tile. So 16 powers of two can be
-// told apart, beginning with an even one. Base 0 says that the tile's exponents span more (zeros
-// do): it then begins with the distance in bytes from itself to its 16 lines as bf16, behind all
-// strips.
+// 16 rows make a strip: a header, then a tile of 768 bytes for each 32 columns. A tile expands to
+// 16 lines, one for each pair of columns: the pairs of the 16 rows side by side, as products along
+// the columns want them. The lower byte of a number (the exponent's last bit and the mantissa) is
+// stored as it is; of the upper one (the sign and the exponent's other bits) 4 bits are: the sign,
+// and how far it is above the tile's base, which the header holds, a byte a tile. So 16 powers of
+// two can be told apart, beginning with an even one. Base 0 says that the tile's exponents span
+// more (zeros do): it then begins with the distance in bytes from itself to its 16 lines as bf16,
+// behind all strips.
 //
 // The lower bytes of two lines, a and b, lie as 8 of a, 8 of b, 8 of a, ..., so that they and the
 // upper ones are interleaved by one instruction a line; the upper halves of lines c and d beside
@@ -21,8 +21,8 @@ constexpr int64_t kUpperBytes = 512;  // where they begin in a tile
 [[maybe_unused]] inline int64_t strip_header(int64_t cols) {
   return (cols / kStripDepth + 63) / 64 * 64;
 }
-// Of a number of a line among the lower bytes, and among the upper halves, of which lines 2 and 3 of
-// four have the higher 4 bits.
+// Of a number of a line among the lower bytes, and among the upper halves, of which lines 2 and 3
+// of four have the higher 4 bits.
 [[maybe_unused]] inline int64_t lower_at(int64_t line, int64_t number) {
   return line / 2 * 64 + number / 8 * 16 + line % 2 * 8 + number % 8;
 }
@@ -66,10 +66,10 @@ inline __attribute__((always_inline)) void expand_short(const char* tile, int ba
     return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
   };
   const __m256i nibble = _mm256_set1_epi8(15);
-  const __m256i table = _mm256_add_epi8(
-      _mm256_set1_epi8(static_cast<char>(base)),
-      _mm256_broadcastsi128_si256(_mm_set_epi8(-121, -122, -123, -124, -125, -126, -127, -128, 7, 6,
-                                               5, 4, 3, 2, 1, 0)));
+  const __m256i table =
+      _mm256_add_epi8(_mm256_set1_epi8(static_cast<char>(base)),
+                      _mm256_broadcastsi128_si256(_mm_set_epi8(
+                          -121, -122, -123, -124, -125, -126, -127, -128, 7, 6, 5, 4, 3, 2, 1, 0)));
   for (int64_t i = 0; i < kTileLines; i += 4) {
     for (int64_t half = 0; half < 2; ++half) {
       const __m256i both = load(tile + kUpperBytes + i * 16 + half * 32);
@@ -84,4 +84,35 @@ inline __attribute__((always_inline)) void expand_short(const char* tile, int ba
     }
   }
 }
+#endif
+
+#if defined(__AVX2__)
+// Asks for a tile.
+inline __attribute__((always_inline)) void fetch_tile(const char* tile) {
+#pragma GCC unroll 1
+  for (int64_t i = 0; i < kShortTile; i += 64) _mm_prefetch(tile + i, _MM_HINT_T0);
+}
+
+// 16 rows of a matrix: all that products know of the format. Tile t holds columns 32 t and on.
+struct PackedStrip {
+  const char* header;
+  const char* tiles;
+
+  PackedStrip(const char* rows, int64_t cols) : header(rows), tiles(rows + strip_header(cols)) {}
+  // The strip so many bytes further.
+  PackedStrip after(int64_t bytes) const {
+    PackedStrip strip = *this;
+    strip.header += bytes;
+    strip.tiles += bytes;
+    return strip;
+  }
+  const char* tile(int64_t t) const { return tiles + t * kShortTile; }
+  int base(int64_t t) const { return static_cast<uint8_t>(header[t]); }
+  // Its 16 lines, where they lie as they are; null: expand() gives them.
+  const char* plain(int64_t t) const { return base(t) == 0 ? raw_tile(tile(t)) : nullptr; }
+  template <class Put>
+  inline __attribute__((always_inline)) void expand(int64_t t, Put put) const {
+    expand_short(tile(t), base(t), put);
+  }
+};
 #endif

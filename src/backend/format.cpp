@@ -23,9 +23,15 @@ void plain_to_fp32(const WeightView& w, int64_t row, int64_t col, int64_t n, flo
 
 const FormatOps& format_ops(Format f) {
   static constexpr FormatOps kOps[] = {
-      {nullptr, plain_to_fp32<float>, nullptr},    {nullptr, plain_to_fp32<bf16>, nullptr},
-      {nullptr, plain_to_fp32<f16>, nullptr},      {nullptr, plain_to_fp32<double>, nullptr},
-      {Bf16tPacker::fits, bf16t_to_fp32, nullptr}, {nullptr, fp8_block_to_fp32, fp8_block_pack},
+      {.to_fp32 = plain_to_fp32<float>},
+      {.to_fp32 = plain_to_fp32<bf16>},
+      {.to_fp32 = plain_to_fp32<f16>},
+      {.to_fp32 = plain_to_fp32<double>},
+      {.fits = Bf16tPacker::fits,
+       .to_fp32 = bf16t_to_fp32,
+       .compact = bf16t_compact,
+       .strips = true},
+      {.to_fp32 = fp8_block_to_fp32, .pack = fp8_block_pack},
   };
   static_assert(std::size(kOps) == std::size(kFormatLayouts));
   return kOps[static_cast<int>(f)];

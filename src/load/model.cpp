@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <map>
 
-#include "backend/bf16t.h"
+#include "backend/format.h"
 #include "exec/memory.h"
 #include "io/weight_names.h"
 
@@ -177,13 +177,13 @@ void Model::copy_parameter(ParamId id) {
 bool Model::pack_parameter(ParamId id, const void* data) {
   const ParamSpec& spec = params_.spec(id);
   const Format format = params_.owned(id) ? params_.format(id) : file_format(id);
-  if (!machine_.path(dtype_).reads_bf16t || format != Format::bf16 || spec.shape.size() != 2 ||
-      !Bf16tPacker::fits(spec.shape[0], spec.shape[1]))
-    return false;
-  const Bf16tPacker packer(data, spec.shape[0], spec.shape[1], machine_.pool());
-  if (!packer.worth()) return false;
-  const Tensor to = params_.own_as(id, machine_.arena(), Format::bf16t, packer.bytes());
-  packer.pack(writable(*device_, to.view()).data());
+  const Format compact = machine_.path(dtype_).compact;
+  if (compact == Format::bf16 || format != Format::bf16 || spec.shape.size() != 2) return false;
+  const auto packer =
+      format_ops(compact).compact(data, spec.shape[0], spec.shape[1], machine_.pool());
+  if (packer == nullptr) return false;
+  const Tensor to = params_.own_as(id, machine_.arena(), compact, packer->bytes());
+  packer->pack(writable(*device_, to.view()).data());
   return true;
 }
 

@@ -67,8 +67,8 @@ class Model {
   // is used from the mapped file where its format allows: a unit of it is checked for NaN and
   // infinity as it is first used (UserError), what is copied at once. New adapters are initialised
   // from init_seed. copy_weights: all weights become copies, whose huge pages are read faster, as
-  // bf16t where the device takes that, and the file's pages are let go; for work that is bound by
-  // reading them again and again.
+  // the compact format where the device has one, and the file's pages are let go; for work that is
+  // bound by reading them again and again.
   void load(uint64_t init_seed = 0, bool copy_weights = false);
   // What was read from disk, of a model with weights_memory.
   StreamedFiles::Counters streamed() const;
@@ -88,7 +88,7 @@ class Model {
   void load_parameter(ParamId id, bool copy);
   void convert_parameter(ParamId id);
   void copy_parameter(ParamId id);
-  // To bf16t from its numbers as bf16. False: the device or the numbers are not fit for it.
+  // To the device's compact format. False: it has none, or the numbers are not fit for it.
   bool pack_parameter(ParamId id, const void* data);
   void drop_pages(ParamId id);
   void keep_tied(StreamedFiles& files) const;

@@ -49,7 +49,7 @@ std::vector<Isa> available_isas() {
   return all;
 }
 
-bool takes_bf16t(Isa isa) { return isa >= Isa::avx2; }
+Format compact_format(Isa isa) { return isa >= Isa::avx2 ? Format::bf16t : Format::bf16; }
 
 Isa best_of(std::span<const Isa> available, std::string_view vendor) {
   const Isa last = available.back();
@@ -103,7 +103,7 @@ const Backend& cpu_backend() {
             const cpu::Isa isa = compute == DType::f64 ? cpu::Isa::reference : cpu::choose_isa();
             return KernelPath{.name = cpu::isa_name(isa),
                               .kernels = cpu::kernel_table(isa),
-                              .reads_bf16t = cpu::takes_bf16t(isa)};
+                              .compact = cpu::compact_format(isa)};
           },
       .props = cpu::device_props};
   return backend;

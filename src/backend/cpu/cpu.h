@@ -25,8 +25,7 @@ Isa best_of(std::span<const Isa> available, std::string_view vendor);
 Isa best_isa();  // of this machine
 // The path to use: HONE_ISA if set (UserError if unknown or not available), else the best.
 Isa choose_isa();
-// Whether products along the columns (nt) read Format::bf16t faster than bf16.
-bool takes_bf16t(Isa isa);
+Format compact_format(Isa isa);  // KernelPath.compact
 
 DeviceProps device_props(int threads);  // cache sizes of this machine
 KernelTable kernel_table(Isa isa);

@@ -13,18 +13,8 @@ extern const GemmNarrowPath kGemmNarrowAvx2, kGemmNarrowAvx512, kGemmNarrowAmx;
 
 namespace {
 
-GemmElem elem(DType t) { return t == DType::f32 ? GemmElem::f32 : GemmElem::bf16; }
-GemmElem elem(Format f) {
-  switch (f) {
-    case Format::bf16:
-      return GemmElem::bf16;
-    case Format::f16:
-      return GemmElem::f16;
-    case Format::bf16t:
-      return GemmElem::bf16t;
-    default:
-      return GemmElem::f32;
-  }
+GemmElem elem(DType t) {
+  return t == DType::bf16 ? GemmElem::bf16 : t == DType::f16 ? GemmElem::f16 : GemmElem::f32;
 }
 
 GemmMatrix rows_of(const View& v, int64_t begin, int64_t end) {
@@ -35,12 +25,17 @@ GemmMatrix rows_of(const View& v, int64_t begin, int64_t end) {
 }
 
 GemmMatrix matrix(const WeightView& w) {
-  return {w.data, w.rows, w.cols, w.stride_bytes, elem(w.format)};
+  return {w.data,
+          w.rows,
+          w.cols,
+          w.stride_bytes,
+          elem(format_dtype(w.format)),
+          format_ops(w.format).strips};
 }
 
 // Whether kernels take w where it lies.
 bool as_it_lies(const GemmDesc& d, const WeightView& w) {
-  return format_layout(w.format).plain || (w.format == Format::bf16t && d.op == GemmOp::nt);
+  return format_layout(w.format).plain || (format_ops(w.format).strips && d.op == GemmOp::nt);
 }
 
 GroupJob job_of(const GemmDesc& d, int group, int64_t begin, int64_t end) {

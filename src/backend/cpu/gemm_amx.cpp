@@ -21,8 +21,6 @@ namespace {
 #include "backend/cpu/gemm_pairs.inl"
 //
 #include "backend/cpu/gemm_tiles.inl"
-//
-#include "backend/bf16t.inl"
 
 constexpr int64_t kSegment = 16;  // steps: 32 kB of x in L1
 
@@ -92,15 +90,14 @@ void prepare(const GemmJob* job, const GemmChunk* chunk, int64_t t0, int64_t row
 // A tile of w: columns n0.. (count of them) at a step of its depth.
 inline void pack_tile(const GemmJob& job, int part, int64_t step, int64_t n0, int64_t count,
                       float* out) {
-  if (job.w.type == GemmElem::bf16t) {
+  if (job.w.strips) {
     // columns and depth are whole tiles, whose lines are those of out
-    const char* strip = static_cast<const char*>(job.w.data) + n0 * job.w.stride;
-    const char* tile = strip + strip_header(job.k) + step * kShortTile;
-    for (int64_t i = 0; i < kShortTile; i += 64) _mm_prefetch(tile + 2048 + i, _MM_HINT_T0);
-    if (const int base = static_cast<uint8_t>(strip[step]); base != 0) {
-      expand_short(tile, base, [&](int64_t i, __m512i v) { _mm512_store_si512(out + i * 16, v); });
+    const PackedStrip strip = strip_at(job.w, n0);
+    fetch_tile(strip.tile(step) + 2048);
+    if (const char* lines = strip.plain(step); lines != nullptr) {
+      __builtin_memcpy(out, lines, kTileBytes);
     } else {
-      __builtin_memcpy(out, raw_tile(tile), kRawTile);
+      strip.expand(step, [&](int64_t i, __m512i v) { _mm512_store_si512(out + i * 16, v); });
     }
     return;
   }

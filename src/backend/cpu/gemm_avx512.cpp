@@ -16,8 +16,6 @@ namespace {
 //
 #include "backend/cpu/gemm_prepare_f32.inl"
 //
-#include "backend/bf16t.inl"
-//
 #include "backend/cpu/gemm_words.inl"
 //
 #include "backend/cpu/gemm_panel.inl"

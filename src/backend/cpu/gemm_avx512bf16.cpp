@@ -87,8 +87,6 @@ int list_pieces(const GemmJob& job, const GemmChunk& chunk, int64_t t0, Piece* o
 }
 
 //
-#include "backend/bf16t.inl"
-//
 #include "backend/cpu/gemm_words.inl"
 //
 #include "backend/cpu/gemm_panel.inl"

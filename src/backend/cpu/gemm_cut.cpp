@@ -10,7 +10,7 @@ namespace {
 GemmForm form_of(GemmKind kind, const GemmJob& job) {
   if (job.x_by_depth || job.w_by_depth || job.k == 0) return GemmForm::packed;
   const bool wide = kind != GemmKind::words256;
-  if (job.w.type == GemmElem::bf16t) {
+  if (job.w.strips) {
     const int64_t most = wide ? kGemmExpandedRows : kGemmExpandedRows256;
     return job.t <= most ? GemmForm::expanded : GemmForm::packed;
   }
@@ -77,7 +77,7 @@ Blocks blocks_of(const DeviceProps& props, bool strips_in_l1, const GemmJob& job
 GemmCut cut_stream(const GemmJob& job) {
   GemmCut c;
   const int64_t total = ceil_div(job.k, kGemmTileStep) + ceil_div(3 * job.r, kGemmTileStep);
-  c.cols = job.w.type == GemmElem::bf16t && job.t <= 16 ? kGemmStreamCols : 32;
+  c.cols = job.w.strips && job.t <= 16 ? kGemmStreamCols : 32;
   c.panel = total * 64 * job.t + kGemmStreamScratch;
   return c;
 }
@@ -132,9 +132,9 @@ GemmCut cut_words(const DeviceProps& props, GemmKind kind, GemmForm form, const 
                             : kGemmWordsChunk;
   c.chunk_rows = round_up(ceil_div(job.t, ceil_div(job.t, chunk)), c.row_unit);
   const bool unpacked = form == GemmForm::expanded || form == GemmForm::squares;
-  // few rows: a block of w, read back at once, stays in L1, and is long where w is; of bf16t it is
-  // read back often
-  const bool few = job.t <= kGemmFewRows && (unpacked || job.w.type != GemmElem::bf16t);
+  // few rows: a block of w, read back at once, stays in L1, and is long where w is; of strips it
+  // is read back often
+  const bool few = job.t <= kGemmFewRows && (unpacked || !job.w.strips);
   const Blocks blocks = blocks_of(props, !wide && !few && form == GemmForm::packed, job);
   // narrow w: x passes once
   const bool narrow =

@@ -13,8 +13,8 @@ enum class GemmKind : uint8_t { words256, words512, pairs, tiles, stream };
 GemmKind gemm_kind(Isa isa, const GemmJob& job);
 
 // How words paths take w. packed: a panel at a time. turned: where it lies, while x is packed
-// (gemm_turned.inl). For few rows, straight from memory: expanded: a bf16t w
-// (gemm_words_bf16t.inl); squares: another w (gemm_squares.inl).
+// (gemm_turned.inl). For few rows, straight from memory: expanded: a w in strips
+// (gemm_strips.inl); squares: another w (gemm_squares.inl).
 enum class GemmForm : uint8_t { packed, turned, expanded, squares };
 
 // How a job is cut; sizes in bytes.

@@ -76,9 +76,7 @@ struct PanelOfW {
   }
   void pack(const Piece& p, int64_t steps, float* to) const {
     if (both != 0) return pack_both(job.w, job.w_by_depth, cols, both, depth, steps, to);
-    const auto pack_words = p.w->type == GemmElem::bf16t ? pack_expanded
-                            : job.w_by_depth             ? pack_columns
-                                                         : pack_rows;
+    const auto pack_words = p.w->strips ? pack_strips : job.w_by_depth ? pack_columns : pack_rows;
     pack_words(*p.w, p.part, n0, cols, depth, steps, to);
   }
 };
@@ -104,7 +102,7 @@ struct NextBlock {
     lines = static_cast<int>((cols * elem_bytes(w.type) + 127) / 128 * 2);
     rows = by_depth ? min_of(panel.depth_block * kWordElems, w.rows - d * kWordElems) : cols;
     row = behind || by_depth ? 0 : kLanes;  // pack_rows asks for the first itself
-    if (w.type == GemmElem::bf16t || cols <= 0 || panel.depth_block <= 32) row = rows = 0;
+    if (w.strips || cols <= 0 || panel.depth_block <= 32) row = rows = 0;
     at_once = by_depth && rows > 0 ? (words / kWordsPerFetch + lines - 1) / lines : kRowsAhead;
     tiles = 2 * ((rows - row + at_once - 1) / at_once);
   }
@@ -118,8 +116,8 @@ struct NextBlock {
 };
 
 // A pass of a packed block of w over the rows of a panel. A block of w meets a block of x of
-// block_rows: the one of a tile stays in L1 while it meets the strips of w, the one of many tiles in
-// L2 while each strip stays in L1.
+// block_rows: the one of a tile stays in L1 while it meets the strips of w, the one of many tiles
+// in L2 while each strip stays in L1.
 struct PassOverRows {
   const GemmJob& job;
   const PanelOfW& w;
@@ -202,9 +200,9 @@ struct PassOverRows {
     for (int64_t t = block; t < end; t += mr) {
       const int64_t m = min_of(mr, rows - t);
       const bool more = t + m < rows;
-      tile.ahead = more && f.first.count > 0  ? f.first
-                   : next.due(tiles_left)     ? next.take()
-                                              : f.rest;
+      tile.ahead = more && f.first.count > 0 ? f.first
+                   : next.due(tiles_left)    ? next.take()
+                                             : f.rest;
       f.first.data += f.first_step;
       f.rest.data += f.rest_step;
       --tiles_left;

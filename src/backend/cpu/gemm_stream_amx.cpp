@@ -1,9 +1,9 @@
 // y = x Wᵀ for at most 32 rows of x, with AMX: the memory traffic of W is all that counts. A bf16
 // W: its rows are the first operand of the tile product as they lie in memory and x, packed once a
-// worker, is the second, so that y comes out transposed. A bf16t W: its tiles, expanded, are the
-// second operand, and x is the first as it lies in memory. A product of two numbers doesn't depend
-// on their order, so the bits are those of gemm_amx.cpp. gcc 12 takes the undefined operands of its
-// own intrinsics for our mistakes
+// worker, is the second, so that y comes out transposed. A W in strips: its tiles, expanded, are
+// the second operand, and x is the first as it lies in memory. A product of two numbers doesn't
+// depend on their order, so the bits are those of gemm_amx.cpp. gcc 12 takes the undefined operands
+// of its own intrinsics for our mistakes
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 #include <immintrin.h>
 
@@ -19,8 +19,6 @@ namespace {
 //
 #include "backend/cpu/gemm_tiles.inl"
 //
-#include "backend/bf16t.inl"
-//
 #include "backend/cpu/amx_tile.inl"
 
 // Rows of x go in tiles of 16, the last with what is left.
@@ -34,11 +32,11 @@ struct alignas(64) TileConfig {
 };
 
 // Registers: sums in 0 to 3, W in 4 and 5, x in 6 and 7; where there are two tiles of x, those of
-// the second, and its sums, are odd. Rows of x are rows of these (bf16t) or columns (bf16).
+// the second, and its sums, are odd. Rows of x are rows of these (strips) or columns (else).
 void tiles_begin(const GemmJob& job) {
   TileConfig config;
   for (int i = 0; i < 8; ++i) {
-    const bool of_w = i == 4 || i == 5, packed = job.w.type == GemmElem::bf16t;
+    const bool of_w = i == 4 || i == 5, packed = job.w.strips;
     const auto rows = static_cast<uint8_t>(x_rows(job, x_tiles(job) == 2 ? i % 2 : 0));
     config.row_bytes[i] = static_cast<uint16_t>(of_w || packed ? 64 : rows * 4);
     config.rows[i] = of_w || !packed ? 16 : rows;
@@ -71,9 +69,9 @@ SplitOrder split_order(int64_t r) {
   return order;
 }
 
-// A worker's scratch: packed x (bf16) or the parts of x2 (bf16t); bias; c[two halves][32 rows][32
-// columns], of which bf16 uses one half, and the other for y transposed, [strip of 16 columns][tile
-// of x][16 columns][16 rows], one row of y: [columns]; tiles of w.
+// A worker's scratch: packed x, or the parts of x2 where W is in strips; bias; c[two halves][32
+// rows][32 columns], of which bf16 uses one half, and the other for y transposed, [strip of 16
+// columns][tile of x][16 columns][16 rows], one row of y: [columns]; tiles of w.
 struct Scratch {
   char* x;
   float *bias, *c, *transposed;
@@ -125,7 +123,7 @@ void pack_w(const Call& call, int64_t n, int64_t count, int64_t step, char* out)
   }
 }
 
-// ---- A bf16 W
+// ---- A W of rows
 
 // Rows [t0, t0 + rows) of x and of the parts of x2 as [step][16 pairs][rows] words.
 void pack_x(const GemmJob& job, const Depth& depth, int64_t t0, int64_t rows, char* out) {
@@ -229,7 +227,7 @@ void columns_in_place(const Call& call, int64_t n, int64_t count) {
   }
 }
 
-// ---- A bf16t W
+// ---- A W in strips
 
 // The parts of x2 as [step][row][32].
 void split_x2(const GemmJob& job, const Depth& depth, char* out) {
@@ -265,26 +263,22 @@ void strips_expanded(const Call& call, int64_t n, float* c) {
   all_sums([]<int Sum>(float*) { tile_zero<Sum>(); });
   const char* x = at(job.x, 0, 0);
   const int64_t strip_bytes = kStripCols * job.w.stride;
-  const char* w = static_cast<const char*>(job.w.data) + n * job.w.stride;
-  const char* tiles = w + strip_header(job.k);
-  const char* next = tiles + kCount * strip_bytes - depth.main * kShortTile;
+  const PackedStrip w = strip_at(job.w, n), next = w.after(kCount * strip_bytes);
   int64_t place = 0;
   for (int64_t s = 0; s < depth.main; ++s) {
     load_x(x + s * 64, job.x.stride);
-    const char* ahead =
-        (s + kTilesAhead < depth.main ? tiles : next) + (s + kTilesAhead) * kShortTile;
+    const char* ahead = s + kTilesAhead < depth.main ? w.tile(s + kTilesAhead)
+                                                     : next.tile(s + kTilesAhead - depth.main);
     const auto one = [&]<int S>() __attribute__((always_inline)) {
-      const char* tile = tiles + s * kShortTile + S * strip_bytes;
-      for (int64_t i = 0; i < kShortTile; i += 64)
-        _mm_prefetch(ahead + S * strip_bytes + i, _MM_HINT_T0);
-      if (const int base = static_cast<uint8_t>(w[S * strip_bytes + s]); base != 0) {
+      const PackedStrip strip = w.after(S * strip_bytes);
+      fetch_tile(ahead + S * strip_bytes);
+      if (const char* plain = strip.plain(s); plain != nullptr) {
+        tile_load<4 + S % 2>(plain, 64);
+      } else {
         char* expanded = scratch.spare + place++ % kSpareTiles * kTileBytes;
-        expand_short(tile, base,
-                     [&](int64_t i, __m512i v) { _mm512_store_si512(expanded + i * 64, v); });
+        strip.expand(s, [&](int64_t i, __m512i v) { _mm512_store_si512(expanded + i * 64, v); });
         tile_fence();
         tile_load<4 + S % 2>(expanded, 64);
-      } else {
-        tile_load<4 + S % 2>(raw_tile(tile), 64);
       }
       multiply.template operator()<S>();
     };
@@ -339,7 +333,7 @@ void columns_expanded(const Call& call, int64_t n, int64_t count) {
 void prepare(const GemmJob* job, void* scratch_data) {
   const Depth depth = depth_of(*job);
   char* x = scratch_at(*job, scratch_data).x;
-  if (job->w.type == GemmElem::bf16t) return split_x2(*job, depth, x);
+  if (job->w.strips) return split_x2(*job, depth, x);
   for (int64_t tile = 0; tile < x_tiles(*job); ++tile) {
     const int64_t rows = x_rows(*job, tile);
     pack_x(*job, depth, tile * 16, rows, x);
@@ -352,7 +346,7 @@ void stream(const GemmJob* job_pointer, int64_t n0, int64_t cols, void* scratch_
   const Call call = {job, depth_of(job), split_order(job.r <= kSplitRank ? job.r : 0),
                      scratch_at(job, scratch_data)};
   const Scratch& scratch = call.scratch;
-  const bool packed = job.w.type == GemmElem::bf16t, two = x_tiles(job) == 2;
+  const bool packed = job.w.strips, two = x_tiles(job) == 2;
   const auto compute = packed ? (two ? columns_expanded<2> : columns_expanded<1>)
                               : (two ? columns_in_place<2> : columns_in_place<1>);
   const int64_t together = packed && !two ? kGemmStreamCols : 32;

@@ -6,13 +6,15 @@
 
 namespace hone::cpu {
 
-enum class GemmElem : uint8_t { f32, bf16, f16, bf16t };
+enum class GemmElem : uint8_t { f32, bf16, f16 };
 
-// rows x cols elements, rows stride bytes apart (bf16t: 16 rows 16 strides). data null: none.
+// rows x cols elements, rows stride bytes apart. data null: none. strips: bf16 in packed tiles, 16
+// rows beside each other and 16 strides to the next 16 (PackedStrip of backend/bf16t.inl).
 struct GemmMatrix {
   const void* data;
   int64_t rows, cols, stride;
   GemmElem type;
+  bool strips = false;
 };
 
 // y[t, n] = round(alpha * sum_k x[t, k] w(k, n) + sum_r x2[t, r] w2(r, n) + bias[n] + add[t, n]),
@@ -55,14 +57,14 @@ struct GemmPath {
                 int64_t cols, void* scratch);
 };
 
-// At most kGemmStreamRows rows against a bf16 or bf16t w ([n, k]). prepare packs x into a worker's
-// scratch; panel computes columns [n0, n0 + cols) of all rows with it. Scratch: 64 bytes a row and
-// step of the depth, and kGemmStreamScratch.
+// At most kGemmStreamRows rows against a bf16 w ([n, k]), also in strips. prepare packs x into a
+// worker's scratch; panel computes columns [n0, n0 + cols) of all rows with it. Scratch: 64 bytes a
+// row and step of the depth, and kGemmStreamScratch.
 struct GemmStreamPath {
   void (*prepare)(const GemmJob* job, void* scratch);
   void (*panel)(const GemmJob* job, int64_t n0, int64_t cols, void* scratch);
 };
-constexpr int64_t kGemmStreamCols = 64;  // of bf16t are computed together, for up to 16 rows
+constexpr int64_t kGemmStreamCols = 64;  // of strips are computed together, for up to 16 rows
 constexpr int64_t kGemmStreamScratch = (32 + 2 * 32 * 32) * 4 + 8 * 1024;
 constexpr int64_t kGemmStreamRows = 32;
 

@@ -193,8 +193,7 @@ inline void fetch_to_write(const char* p) { __asm__ volatile("prefetchw %0" : : 
 
 // Whether y is the sums as they are, or they and an fp32 add.
 [[maybe_unused]] bool plain_sums(const GemmJob& job) {
-  return job.y.type == GemmElem::f32 && (job.alpha == 1 || job.r > 0) &&
-         job.bias.data == nullptr &&
+  return job.y.type == GemmElem::f32 && (job.alpha == 1 || job.r > 0) && job.bias.data == nullptr &&
          (job.add.data == nullptr || job.add.type == GemmElem::f32);
 }
 
@@ -297,3 +296,9 @@ struct Piece {
 struct SecondProduct {
   int x, w;
 };
+
+#include "backend/bf16t.inl"
+// The strip that begins with row n of a matrix in strips.
+[[maybe_unused]] inline PackedStrip strip_at(const GemmMatrix& m, int64_t n) {
+  return {static_cast<const char*>(m.data) + n * m.stride, m.cols};
+}

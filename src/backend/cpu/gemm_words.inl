@@ -325,4 +325,4 @@ void add_second(const GemmJob& job, const Piece (&pieces)[kMaxPieces], int count
   }
 }
 
-#include "backend/cpu/gemm_words_bf16t.inl"
+#include "backend/cpu/gemm_strips.inl"

@@ -1,30 +1,26 @@
-// Words of a weight as Format::bf16t. Part of gemm_words.inl.
+// Words of a w in strips (GemmMatrix). Part of gemm_words.inl.
 
 constexpr int kPair = 2 / static_cast<int>(kWordElems);  // words of a pair
 constexpr int kHalves = 16 / kLanes;                     // vectors of a line
 constexpr int64_t kTilesAhead = 8;
 
-// put(line, half, words of it) for the lines of tile t of the strip that begins at a column. The
-// tile at ahead is fetched.
+// put(line, half, words of it) for the lines of tile t of a strip. The tile at ahead is fetched.
 template <class Put>
-inline __attribute__((always_inline)) void tile_words(const char* strip, const char* tiles,
-                                                      int64_t t, const char* ahead, Put put) {
-  const char* tile = tiles + t * kShortTile;
-#pragma GCC unroll 1
-  for (int64_t i = 0; i < kShortTile; i += 64) _mm_prefetch(ahead + i, _MM_HINT_T0);
-  const int base = static_cast<uint8_t>(strip[t]);
-  const char* raw = base == 0 ? raw_tile(tile) : nullptr;
+inline __attribute__((always_inline)) void tile_words(const PackedStrip& strip, int64_t t,
+                                                      const char* ahead, Put put) {
+  fetch_tile(ahead);
+  const char* plain = strip.plain(t);
 #if defined(__AVX512F__)
   const auto put_line = [&](int64_t line, __m512i pairs) __attribute__((always_inline)) {
     Vec words[kPair];
     line_words(pairs, words);
     put(line, 0, words);
   };
-  if (raw != nullptr) {
+  if (plain != nullptr) {
     for (int64_t line = 0; line < kTileLines; ++line)
-      put_line(line, _mm512_loadu_si512(raw + line * 64));
+      put_line(line, _mm512_loadu_si512(plain + line * 64));
   } else {
-    expand_short(tile, base, put_line);
+    strip.expand(t, put_line);
   }
 #else
   const auto put_line = [&](int64_t line, int half, __m256i pairs) __attribute__((always_inline)) {
@@ -32,29 +28,28 @@ inline __attribute__((always_inline)) void tile_words(const char* strip, const c
     line_words(pairs, words);
     put(line, half, words);
   };
-  if (raw != nullptr) {
-    for (int64_t line = 0; line < kTileLines; ++line, raw += 64) {
-      put_line(line, 0, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(raw)));
-      put_line(line, 1, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(raw + 32)));
+  if (plain != nullptr) {
+    for (int64_t line = 0; line < kTileLines; ++line, plain += 64) {
+      put_line(line, 0, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(plain)));
+      put_line(line, 1, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(plain + 32)));
     }
   } else {
-    expand_short(tile, base, put_line);
+    strip.expand(t, put_line);
   }
 #endif
 }
 
-// pack_rows of a bf16t matrix: cols, d0 and steps are whole tiles.
-void pack_expanded(const GemmMatrix& w, int, int64_t n0, int64_t cols, int64_t d0, int64_t steps,
-                   float* out) {
+// pack_rows of a matrix in strips: cols, d0 and steps are whole tiles.
+void pack_strips(const GemmMatrix& w, int, int64_t n0, int64_t cols, int64_t d0, int64_t steps,
+                 float* out) {
   for (int64_t n = 0; n < cols; n += kStripCols) {
-    const char* strip = static_cast<const char*>(w.data) + (n0 + n) * w.stride;
+    const PackedStrip strip = strip_at(w, n0 + n);
     float* to = out + n / kNr * kNr * steps + n % kNr;
     for (int64_t d = 0; d < steps; d += kTileLines * kPair, to += kTileLines * kPair * kNr) {
-      const char* tiles = strip + strip_header(w.cols);
       const int64_t t = (d0 + d) / (kTileLines * kPair);
       tile_words(
-          strip, tiles, t, tiles + (t + kTilesAhead) * kShortTile,
-          [&](int64_t line, int half, const Vec (&words)[kPair]) __attribute__((always_inline)) {
+          strip, t, strip.tile(t + kTilesAhead),
+          [&](int64_t line, int half, const Vec(&words)[kPair]) __attribute__((always_inline)) {
             for (int p = 0; p < kPair; ++p)
               store(to + (line * kPair + p) * kNr + half * kLanes, words[p]);
           });
@@ -101,8 +96,8 @@ void multiply_expanded(const Broadcast& x, const GemmMatrix& w, int64_t n, float
 #pragma GCC unroll 16
     for (int i = 0; i < kHalves * M; ++i) acc[s][i / M][i % M] = zero();
   }
-  const char* first = static_cast<const char*>(w.data) + n * w.stride;
-  const int64_t header = strip_header(w.cols), tiles = w.cols / kStripDepth;
+  const PackedStrip first = strip_at(w, n);
+  const int64_t strip_bytes = kStripCols * w.stride, tiles = w.cols / kStripDepth;
   const char* third[(M + 2) / 3];
 #pragma GCC unroll 16
   for (int m = 0; m < M; m += 3) third[m / 3] = x.data + m * x.row_bytes;
@@ -110,14 +105,13 @@ void multiply_expanded(const Broadcast& x, const GemmMatrix& w, int64_t n, float
     const int64_t at = t * kTileLines * kPair * 4;
     // behind the last tile come those of the next strips that are taken together
     const int64_t next = t + kTilesAhead;
-    const int64_t ahead =
-        next < tiles ? next * kShortTile : (next - tiles) * kShortTile + S * kStripCols * w.stride;
+    const char* ahead =
+        next < tiles ? first.tile(next) : first.tile(next - tiles) + S * strip_bytes;
 #pragma GCC unroll 16
     for (int s = 0; s < S; ++s) {
-      const char* strip = first + s * kStripCols * w.stride;
       tile_words(
-          strip, strip + header, t, strip + header + ahead,
-          [&](int64_t line, int half, const Vec (&words)[kPair]) __attribute__((always_inline)) {
+          first.after(s * strip_bytes), t, ahead + s * strip_bytes,
+          [&](int64_t line, int half, const Vec(&words)[kPair]) __attribute__((always_inline)) {
             const auto word = [&](int m, int p) __attribute__((always_inline)) {
               return third[m / 3] + m % 3 * x.row_bytes + at + (line * kPair + p) * 4;
             };
@@ -153,7 +147,7 @@ struct FusedRows {
 };
 template <int S, int... M>
 constexpr FusedRows fused_rows(std::integer_sequence<int, M...>) {
-  return {{multiply_expanded<M + 1, (M + 1) * kHalves * S <= kFusedSums ? S : 1>...}};
+  return {{multiply_expanded < M + 1, (M + 1) * kHalves * S <= kFusedSums ? S : 1 > ...}};
 }
 template <int S>
 constexpr FusedRows kFused = fused_rows<S>(std::make_integer_sequence<int, kFusedRows>());
