@@ -109,6 +109,27 @@ TEST(Rope, InverseUndoes) {
   }
 }
 
+Op sum_heads_op(int64_t t, int64_t h, int64_t d) {
+  Op op;
+  op.in = {{Kind::data, {t, h, d}, numbers(1, t * h * d)}};
+  op.out = {{Kind::data, {t, d}, {}}};
+  op.run = [](Isa isa, std::vector<Array>& in, std::vector<Array>& out, int threads) {
+    return run_kernel(cpu::sum_heads(isa), SumHeadsDesc{in[0].view(), out[0].view()}, threads);
+  };
+  return op;
+}
+
+TEST(SumHeads, AddsInFp32) {
+  check_accuracy(sum_heads_op(3, 7, 64), 7);
+  check_accuracy(sum_heads_op(2, 128, 33), 128);
+  check_rows(sum_heads_op(100, 5, 64));
+  const auto out = execute(sum_heads_op(1, 2, 3), {});
+  const std::vector<double> x = numbers(1, 6);
+  for (int64_t i = 0; i < 3; ++i) {
+    EXPECT_NEAR(out[0].get(i), x[static_cast<size_t>(i)] + x[static_cast<size_t>(3 + i)], 1e-15);
+  }
+}
+
 TEST(RopeTable, AnglesAreFp32Products) {
   for (Isa isa : cpu::available_isas()) {
     Array positions(DType::i32, {300}), freq(DType::f32, {32}), table(DType::f32, {300, 64}, 2);
@@ -116,9 +137,15 @@ TEST(RopeTable, AnglesAreFp32Products) {
     for (int64_t i = 0; i < 32; ++i) {
       freq.set(i, std::pow(1e6, -static_cast<double>(i) / 32));
     }
-    const RopeTableDesc d{positions.view(), freq.view(), table.view()};
+    RopeTableDesc d{positions.view(), freq.view(), table.view()};
+    Array scaled(DType::f32, {300, 64}, 2);
+    ASSERT_TRUE(run_kernel(cpu::rope_table(isa), d, 2).ok());
+    d.table = scaled.view(), d.scale = 1.25f;
     ASSERT_TRUE(run_kernel(cpu::rope_table(isa), d, 2).ok());
     EXPECT_TRUE(table.guards_intact());
+    for (int64_t i = 0; i < 300 * 64; ++i) {
+      EXPECT_EQ(scaled.get(i), static_cast<double>(static_cast<float>(table.get(i)) * 1.25f));
+    }
     for (int64_t t = 0; t < 300; ++t) {
       for (int64_t i = 0; i < 32; ++i) {
         const float angle = static_cast<float>(positions.get(t)) * static_cast<float>(freq.get(i));

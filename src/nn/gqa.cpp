@@ -71,9 +71,7 @@ Tensor Gqa::forward(Context& ctx, const MixerCall& call, Tensor normed, const Te
   qkv = ops::rope(ctx, rotated, in.ropes[spec_.rope], std::move(qkv));
   Tensor a = attend(ctx, call, qkv);
   qkv = Tensor();
-  if (!call.some) return ops::linear(ctx, {&o_.params, 1}, a, x, in.row_ids);
-  a = ops::gather_rows(ctx, a, in.wanted);
-  return ops::linear(ctx, {&o_.params, 1}, a, ops::gather_rows(ctx, x, in.wanted), in.wanted_ids);
+  return project(ctx, call, o_, std::move(a), x);
 }
 
 }  // namespace hone::nn

@@ -33,6 +33,11 @@ class Mixer {
                          const Tensor& x) const = 0;
   virtual CacheShape cache_shape() const = 0;
   virtual std::vector<Linear*> linears() = 0;  // in model order
+
+ protected:
+  // x + out(mixed), of the rows that the call wants.
+  static Tensor project(Context& ctx, const MixerCall& call, const Linear& out, Tensor mixed,
+                        const Tensor& x);
 };
 
 class Mlp {

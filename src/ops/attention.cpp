@@ -7,8 +7,17 @@ namespace {
 
 bool trains(const Context& ctx, ParamId id) { return ctx.params->spec(id).trainable; }
 
-// A gradient that may be changed in place.
+// What may be changed in place.
 Tensor exclusive(Context& ctx, Tensor t) { return t.unique() ? t : clone(ctx, t); }
+
+// The gradient of a tensor of which these columns will be written: where nobody has written yet,
+// the others are zero.
+GradTarget columns_target(Context& ctx, Tape& tape, const Heads& h) {
+  const GradTarget target = grad_target(ctx, tape, h.rows.slot(), h.rows);
+  if (!target.accumulate && h.range.heads * h.range.dim < h.rows.dim(1))
+    zero(ctx, target.grad, "other columns");
+  return target;
+}
 
 // Calls fn(begin, n) for the columns between dense ranges.
 template <class F>
@@ -101,6 +110,40 @@ View HeadRange::of(const Tensor& rows) const {
   return v;
 }
 
+Tensor rms_norm(Context& ctx, ParamId weight, double eps, const Heads& heads, const char* label) {
+  const Tensor& x = heads.rows;
+  const HeadRange& range = heads.range;
+  const HeadRange out = dense_heads(0, range.heads, range.dim);
+  Tensor y = ctx.empty(x.dtype(), {x.dim(0), range.heads * range.dim});
+  const bool grad = ctx.tape != nullptr && (x.requires_grad() || trains(ctx, weight));
+  Tensor rstd;
+  if (grad) rstd = ctx.empty(ctx.wide(), {x.dim(0) * range.heads});
+  const Lease w = ctx.params->lease(weight);
+  launch(
+      ctx,
+      RmsNormDesc{
+          .x = range.of(x), .weight = w.view(), .y = out.of(y), .saved = rstd.view(), .eps = eps},
+      label);
+  if (!grad) return y;
+  y.set_slot(ctx.tape->new_slot());
+  ctx.tape->record([c = &ctx, weight, x, range, out, rstd, slot = y.slot(), label](Tape& tape) {
+    const Tensor dy = tape.take(slot);
+    if (!dy.defined()) return;
+    const Lease w = c->params->lease(weight);
+    RmsNormBackwardDesc d{
+        .x = range.of(x), .weight = w.view(), .saved = rstd.view(), .dy = out.of(dy)};
+    GradTarget dx;
+    if (x.requires_grad()) {
+      dx = columns_target(*c, tape, {x, range});
+      d.dx = range.of(dx.grad);
+      d.accumulate = dx.accumulate;
+    }
+    if (trains(*c, weight)) d.dweight = c->params->grad(weight).view();
+    launch(*c, d, label);
+  });
+  return y;
+}
+
 Tensor head_norm(Context& ctx, std::span<const HeadNorm> norms, double eps, const Tensor& x) {
   const int64_t rows = x.dim(0);
   Tensor y = ctx.empty(x.dtype(), {rows, x.dim(1)});
@@ -165,16 +208,52 @@ Tensor rope(Context& ctx, std::span<const HeadRange> ranges, const Tensor& table
              "rope");
     }
   };
-  rotate(ctx, table, x, false);
-  Tensor y = x.detached();
-  if (ctx.tape == nullptr || !x.requires_grad()) return y;
+  const int in = x.slot();
+  Tensor y = exclusive(ctx, std::move(x)).detached();
+  rotate(ctx, table, y, false);
+  if (ctx.tape == nullptr || in < 0) return y;
   y.set_slot(ctx.tape->new_slot());
-  ctx.tape->record([c = &ctx, rotate, table, in = x.slot(), out = y.slot()](Tape& tape) {
+  ctx.tape->record([c = &ctx, rotate, table, in, out = y.slot()](Tape& tape) {
     Tensor dy = tape.take(out);
     if (!dy.defined()) return;
     dy = exclusive(*c, std::move(dy));
     rotate(*c, table, dy, true);
     add_grad(*c, tape, in, std::move(dy));
+  });
+  return y;
+}
+
+Tensor join_heads(Context& ctx, const Heads& a, const Heads& b) {
+  const int64_t heads = a.range.heads, size = a.range.dim + b.range.dim;
+  HONE_CHECK(b.range.heads == heads || b.range.heads == 1);
+  const HeadRange first{.begin = 0, .heads = heads, .stride = size, .dim = a.range.dim};
+  const HeadRange second{.begin = a.range.dim, .heads = heads, .stride = size, .dim = b.range.dim};
+  HeadRange from = b.range;  // of b, as often as there are heads
+  if (from.heads < heads)
+    from = {.begin = from.begin, .heads = heads, .stride = 0, .dim = from.dim};
+  Tensor y = ctx.empty(a.rows.dtype(), {a.rows.dim(0), heads * size});
+  launch(ctx, ConvertDesc{.x = a.range.of(a.rows), .y = first.of(y)}, "join_heads");
+  launch(ctx, ConvertDesc{.x = from.of(b.rows), .y = second.of(y)}, "join_heads");
+  if (ctx.tape == nullptr || !(a.rows.requires_grad() || b.rows.requires_grad())) return y;
+  y.set_slot(ctx.tape->new_slot());
+  ctx.tape->record([c = &ctx, a, b, first, second, slot = y.slot()](Tape& tape) {
+    const Tensor dy = tape.take(slot);
+    if (!dy.defined()) return;
+    const auto give = [&](const Heads& to, const View& grad) {
+      const GradTarget dx = columns_target(*c, tape, to);
+      const View part = to.range.of(dx.grad);
+      if (dx.accumulate) {
+        launch(*c, AddDesc{.a = part, .b = grad, .y = part}, "join_heads dx");
+      } else {
+        launch(*c, ConvertDesc{.x = grad, .y = part}, "join_heads dx");
+      }
+    };
+    if (a.rows.requires_grad()) give(a, first.of(dy));
+    if (!b.rows.requires_grad()) return;
+    if (b.range.heads == second.heads) return give(b, second.of(dy));
+    const Tensor sum = c->empty(dy.dtype(), {dy.dim(0), second.dim});
+    launch(*c, SumHeadsDesc{.x = second.of(dy), .y = sum.view()}, "join_heads dx");
+    give(b, sum.heads(second.dim).view());
   });
   return y;
 }

@@ -23,6 +23,16 @@ inline HeadRange dense_heads(int64_t begin, int64_t heads, int64_t dim) {
   return {.begin = begin, .heads = heads, .stride = dim, .dim = dim};
 }
 
+// Heads of a tensor's rows. Gradients go to the same columns of the tensor's gradient; who comes
+// first writes zeros to the others.
+struct Heads {
+  Tensor rows;
+  HeadRange range;
+};
+
+// RMSNorm of every head, with one weight [dim]: [T, heads * dim].
+Tensor rms_norm(Context& ctx, ParamId weight, double eps, const Heads& x, const char* label);
+
 // RMSNorm of every head of the ranges (dense, apart from each other), with a weight [dim] for each
 // range; other columns are passed through. Returns a new [T, W].
 struct HeadNorm {
@@ -31,22 +41,19 @@ struct HeadNorm {
 };
 Tensor head_norm(Context& ctx, std::span<const HeadNorm> norms, double eps, const Tensor& x);
 
-// Rotates the ranges' heads by the table [T, dim] (RopeTableDesc), whose dim is theirs. x is
-// changed in place: other handles of it see the result's values. interleaved: pairs are neighbours
-// instead of halves.
+// Rotates the ranges' heads by the table [T, dim] (RopeTableDesc), whose dim is theirs: in x's own
+// memory if the caller gives away its last handle, else in a copy. interleaved: pairs are
+// neighbours instead of halves.
 Tensor rope(Context& ctx, std::span<const HeadRange> ranges, const Tensor& table, Tensor x,
             bool interleaved = false);
+
+// [T, H * (D + E)]: head h is head h of a, of size D, then head h of b, of size E, or b's only one.
+Tensor join_heads(Context& ctx, const Heads& a, const Heads& b);
 
 // Segments of a stream and where their keys lie.
 struct AttentionPlan {
   std::vector<KeyBlock> blocks;  // of all segments
   std::vector<AttentionSegment> segments;
-};
-
-// Heads of a tensor's rows. Gradients go to the same columns of the tensor's gradient.
-struct Heads {
-  Tensor rows;
-  HeadRange range;
 };
 
 // Causal attention: softmax(scale * q kᵀ) v of the stream's own rows. q: H heads of D, k: K of D,

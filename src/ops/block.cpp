@@ -1,5 +1,7 @@
 #include "ops/block.h"
 
+#include "ops/attention.h"
+
 namespace hone::ops {
 namespace {
 
@@ -29,32 +31,7 @@ Tensor embedding(Context& ctx, ParamId table, const Tensor& tokens) {
 }
 
 Tensor rms_norm(Context& ctx, ParamId weight, double eps, const Tensor& x, const char* label) {
-  Tensor y = ctx.empty(x.dtype(), {x.dim(0), x.dim(1)});
-  const bool grad = ctx.tape != nullptr && (x.requires_grad() || trains(ctx, weight));
-  Tensor rstd;
-  if (grad) rstd = ctx.empty(ctx.wide(), {x.dim(0)});
-  const Lease w = ctx.params->lease(weight);
-  launch(ctx,
-         RmsNormDesc{
-             .x = x.view(), .weight = w.view(), .y = y.view(), .saved = rstd.view(), .eps = eps},
-         label);
-  if (!grad) return y;
-  y.set_slot(ctx.tape->new_slot());
-  ctx.tape->record([c = &ctx, weight, x, rstd, slot = y.slot(), label](Tape& tape) {
-    const Tensor dy = tape.take(slot);
-    if (!dy.defined()) return;
-    const Lease w = c->params->lease(weight);
-    RmsNormBackwardDesc d{.x = x.view(), .weight = w.view(), .saved = rstd.view(), .dy = dy.view()};
-    GradTarget dx;
-    if (x.requires_grad()) {
-      dx = grad_target(*c, tape, x.slot(), x);
-      d.dx = dx.grad.view();
-      d.accumulate = dx.accumulate;
-    }
-    if (trains(*c, weight)) d.dweight = c->params->grad(weight).view();
-    launch(*c, d, label);
-  });
-  return y;
+  return rms_norm(ctx, weight, eps, Heads{x, dense_heads(0, 1, x.dim(1))}, label);
 }
 
 Tensor swiglu(Context& ctx, const Tensor& gate_up) {

@@ -147,7 +147,8 @@ void backward_dq(const AttentionArgs& a, const AttentionTask& t) {
     const int64_t token = seg.q_begin + i;
     const int keys = seg.kv_len - seg.q_len + i + 1;
     for (int head = t.key_head * a.group; head < (t.key_head + 1) * a.group; ++head) {
-      const Acc delta = dot<T, Acc>(at<T>(a.dout, token, head), at<T>(a.out, token, head), a.value_dim);
+      const Acc delta =
+          dot<T, Acc>(at<T>(a.dout, token, head), at<T>(a.out, token, head), a.value_dim);
       static_cast<Acc*>(a.delta)[token * a.heads + head] = delta;
       Acc sum[kAttentionMaxHeadDim] = {};
       for (int j = 0; j < keys; ++j) {

@@ -47,6 +47,7 @@ Kernel<GatherRowsDesc> gather_rows(Isa isa);
 Kernel<ScatterRowsDesc> scatter_rows(Isa isa);
 Kernel<AddDesc> add(Isa isa);
 Kernel<ConvertDesc> convert(Isa isa);
+Kernel<SumHeadsDesc> sum_heads(Isa isa);
 Kernel<ZeroDesc> zero(Isa isa);
 Kernel<DropoutDesc> dropout(Isa isa);
 Kernel<RouteDesc> route(Isa isa);

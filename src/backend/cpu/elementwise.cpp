@@ -25,11 +25,11 @@ Status run_rope_table(Isa isa, const KernelCtx& ctx, const RopeTableDesc& d) {
       const double c = std::cos(static_cast<double>(angle));
       const double s = std::sin(static_cast<double>(angle));
       if (d.table.dtype == DType::f64) {
-        d.table.row<double>(t)[i] = c;
-        d.table.row<double>(t)[half + i] = s;
+        d.table.row<double>(t)[i] = c * static_cast<double>(d.scale);
+        d.table.row<double>(t)[half + i] = s * static_cast<double>(d.scale);
       } else {
-        d.table.row<float>(t)[i] = static_cast<float>(c);
-        d.table.row<float>(t)[half + i] = static_cast<float>(s);
+        d.table.row<float>(t)[i] = static_cast<float>(c) * d.scale;
+        d.table.row<float>(t)[half + i] = static_cast<float>(s) * d.scale;
       }
     }
   });
@@ -161,6 +161,26 @@ Status run_convert(Isa isa, const KernelCtx& ctx, const ConvertDesc& d) {
   return {};
 }
 
+Status run_sum_heads(Isa isa, const KernelCtx& ctx, const SumHeadsDesc& d) {
+  constexpr int64_t kMost = 1024;
+  if (d.x.rank != 3 || d.y.rank != 2 || d.y.shape[0] != d.x.shape[0] ||
+      d.y.shape[1] != d.x.shape[2] || d.y.shape[1] > kMost) {
+    return {"sum_heads: x is [T, H, D], y [T, D], D at most 1024"};
+  }
+  if (!is_float(isa, d.x) || !is_float(isa, d.y)) return {"sum_heads: dtype"};
+  if (!last_dim_ok(d.x) || !last_dim_ok(d.y)) return {"sum_heads: layout"};
+  const RowOps& ops = row_ops(isa);
+  const int64_t heads = d.x.shape[1], size = d.x.shape[2];
+  for_rows(ctx, d.x.shape[0], heads * bytes_of(d.x), [&](int64_t t) {
+    double wide[kMost] = {};  // fp64 on the reference path, else its bytes hold fp32
+    const Span sum{wide, isa == Isa::reference ? DType::f64 : DType::f32};
+    for (int64_t h = 0; h < heads; ++h)
+      ops.add(sum, at(d.x, t * d.x.stride[0] + h * d.x.stride[1]), sum, size);
+    ops.convert(sum, at(d.y, t * d.y.stride[0]), size, 1);
+  });
+  return {};
+}
+
 Status run_dropout(Isa isa, const KernelCtx& ctx, const DropoutDesc& d) {
   if (d.x.rank != 2 || !same_shape(d.x, d.y)) return {"dropout: x and y are [T, K]"};
   if (d.row_ids.rank != 1 || d.row_ids.shape[0] != d.x.shape[0] || d.row_ids.dtype != DType::i64) {
@@ -194,6 +214,9 @@ Cost add_cost(const AddDesc& d) {
   return {count(d.y), view_bytes(d.a) + view_bytes(d.b) + view_bytes(d.y)};
 }
 Cost convert_cost(const ConvertDesc& d) { return {count(d.y), view_bytes(d.x) + view_bytes(d.y)}; }
+Cost sum_heads_cost(const SumHeadsDesc& d) {
+  return {count(d.x), view_bytes(d.x) + view_bytes(d.y)};
+}
 Cost dropout_cost(const DropoutDesc& d) {
   return {25 * count(d.y), view_bytes(d.x) + view_bytes(d.y) * (d.accumulate ? 2 : 1)};
 }
@@ -218,6 +241,9 @@ Kernel<AddDesc> add(Isa isa) {
 }
 Kernel<ConvertDesc> convert(Isa isa) {
   return {by_isa<ConvertDesc, run_convert>(isa), nullptr, nullptr, convert_cost, true};
+}
+Kernel<SumHeadsDesc> sum_heads(Isa isa) {
+  return {by_isa<SumHeadsDesc, run_sum_heads>(isa), nullptr, nullptr, sum_heads_cost, true};
 }
 Kernel<DropoutDesc> dropout(Isa isa) {
   return {by_isa<DropoutDesc, run_dropout>(isa), nullptr, nullptr, dropout_cost, true};

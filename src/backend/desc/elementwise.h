@@ -7,17 +7,18 @@
 
 namespace hone {
 
-// table[T, D] f32: cos(angle) in [0, D/2), sin in [D/2, D); angle = positions[t] * inv_freq[i], a
-// product in fp32.
+// table[T, D] f32: scale cos(angle) in [0, D/2), scale sin(angle) in [D/2, D); angle = positions[t]
+// * inv_freq[i], a product in fp32.
 struct RopeTableDesc {
   View positions;  // [T] i32
   View inv_freq;   // [D / 2] f32
   View table;      // [T, D] f32 (f64 allowed)
+  float scale = 1;
 };
 
 // Rotary embedding in the half-split layout of Hugging Face (Su et al., 2021): with x = [a | b], y
-// = [a cos - b sin | b cos + a sin]. inverse: the transpose, for gradients. interleaved: a and b are
-// the even and the odd columns (DeepSeek, GLM). y may be x.
+// = [a cos - b sin | b cos + a sin]. inverse: the transpose, for gradients. interleaved: a and b
+// are the even and the odd columns (DeepSeek, GLM). y may be x.
 struct RopeDesc {
   View x;      // [T, H, D]
   View table;  // [T, D]
@@ -72,6 +73,12 @@ struct AddDesc {
 struct ConvertDesc {
   View x, y;
   float alpha = 1;
+};
+
+// y[t] = sum of x[t, h] over h in ascending order, rounded once.
+struct SumHeadsDesc {
+  View x;  // [T, H, D], D at most 1024
+  View y;  // [T, D]
 };
 
 // y (+)= x * keep / (1 - p); keep is a function of (seed, salt, row_ids[t], feature) alone
