@@ -207,7 +207,9 @@ std::vector<Case> config_cases() {
       {"negative size", config("hidden_size", -16), {"hidden_size", "-16"}},
       {"architecture", config("architectures", Json::array({"MambaForCausalLM"})), {"Mamba"}},
       {"activation", config("hidden_act", "gelu"), {"gelu"}},
-      {"rope type", config("rope_scaling", Json{{"type", "yarn"}, {"factor", 2.0}}), {"yarn"}},
+      {"rope type",
+       config("rope_scaling", Json{{"type", "longrope"}, {"factor", 2.0}}),
+       {"longrope"}},
       {"sliding window",
        [](Place& p) {
          p.edit_json("config.json", [](Json& j) {

@@ -67,6 +67,15 @@ json mixtral() {
   return config;
 }
 
+json deepseek() {
+  json config = llama();
+  config["architectures"] = {"DeepseekV3ForCausalLM"};
+  config["model_type"] = "deepseek_v3";
+  config["num_key_value_heads"] = 8;
+  config["first_k_dense_replace"] = 5;
+  return config;
+}
+
 json with(json config, const std::string& name, json value) {
   config[name] = std::move(value);
   return config;
@@ -224,7 +233,7 @@ TEST(Config, UnsupportedIsNamed) {
     const std::string shown = value.is_object() ? "gptq" : value.dump();
     expect_error(with(llama(), name, value), {"[config]", "config.json", name, shown});
   }
-  for (const char* type : {"yarn", "dynamic", "longrope", "su", "mrope", "proportional", "NTK"}) {
+  for (const char* type : {"dynamic", "longrope", "su", "mrope", "proportional", "NTK"}) {
     expect_error(with(llama(), "rope_scaling", {{"type", type}, {"factor", 4.0}}),
                  {"rope_scaling.type", type, "llama3"});
     expect_error(with(qwen2(), "rope_parameters", {{"rope_type", type}, {"factor", 4.0}}),
@@ -315,8 +324,50 @@ TEST(Config, UnknownFieldsAreListed) {
             (std::vector<std::string>{"rope_scaling.sparkle", "brand_new_field"}));
 }
 
+TEST(Config, LatentAttention) {
+  const ModelConfig c = parse(deepseek());
+  ASSERT_TRUE(c.latent.has_value());
+  EXPECT_EQ(c.latent->query_rank, 1536);
+  EXPECT_EQ(c.latent->kv_rank, 512);
+  EXPECT_EQ(c.latent->nope_dim, 128);
+  EXPECT_EQ(c.ropes.at(0).dim, 64);
+  EXPECT_TRUE(c.latent->interleaved);
+  EXPECT_EQ(parse(with(deepseek(), "q_lora_rank", nullptr)).latent->query_rank, 0);
+  expect_error(with(deepseek(), "first_k_dense_replace", 2), {"first_k_dense_replace", "2", "3"});
+  expect_error(with(deepseek(), "num_key_value_heads", 4), {"num_key_value_heads", "4"});
+  expect_error(with(deepseek(), "qk_rope_head_dim", 63), {"qk_rope_head_dim", "63"});
+  expect_error(with(deepseek(), "qk_nope_head_dim", 513), {"qk_nope_head_dim", "513", "576"});
+  expect_error(with(deepseek(), "v_head_dim", 577), {"v_head_dim", "577", "576"});
+}
+
+TEST(Config, Yarn) {
+  const json yarn = {{"type", "yarn"},
+                     {"factor", 40.0},
+                     {"mscale", 1.0},
+                     {"mscale_all_dim", 0.5},
+                     {"original_max_position_embeddings", 4096}};
+  const ModelConfig c = parse(with(deepseek(), "rope_scaling", yarn));
+  const RopeScaling& s = c.ropes.at(0).scaling;
+  EXPECT_EQ(s.type, RopeScaling::Type::yarn);
+  EXPECT_EQ(s.beta_fast, 32);
+  EXPECT_NEAR(s.attention_factor, 1.368887945 / 1.184443973, 1e-8);
+  // Without both of mscale and mscale_all_dim: 0.1 ln(factor) + 1.
+  EXPECT_NEAR(parse(with(llama(), "rope_scaling", {{"type", "yarn"}, {"factor", 40.0}}))
+                  .ropes.at(0)
+                  .scaling.attention_factor,
+              1.368887945, 1e-8);
+  const std::string text = model_config_json(c);
+  EXPECT_EQ(model_config_json(parse_model_config(text, "again")), text);
+  json wrong = yarn;
+  wrong["beta_slow"] = 64;
+  expect_error(with(deepseek(), "rope_scaling", wrong), {"rope_scaling.beta_fast", "64"});
+  wrong = yarn;
+  wrong["rope_theta"] = 0.5;
+  expect_error(with(deepseek(), "rope_scaling", wrong), {"rope_scaling.rope_theta"});
+}
+
 TEST(Config, RoundTrip) {
-  for (json config : {llama(), mistral(), qwen2(), qwen3(), qwen3_moe(), mixtral()}) {
+  for (json config : {llama(), mistral(), qwen2(), qwen3(), qwen3_moe(), mixtral(), deepseek()}) {
     config["eos_token_id"] = {3, 4};
     config["bos_token_id"] = 1;
     config["torch_dtype"] = "bfloat16";

@@ -27,6 +27,7 @@ import safetensors
 import safetensors.torch as st
 import transformers
 from transformers import AutoConfig, AutoModelForCausalLM
+from transformers.models.deepseek_v2 import modeling_deepseek_v2
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 from golden_families import FAMILIES
@@ -154,6 +155,19 @@ def load(folder, dtype, attention):
     return to_fp64(model) if dtype == "fp64" else model.eval()
 
 
+def rotate_deepseek_v2(xq, xk, freqs_cis):
+    """transformers' apply_rotary_emb, which casts fp64 to fp32."""
+    def rotate(x):
+        wide = x if x.dtype == torch.float64 else x.float()
+        pairs = torch.view_as_complex(wide.reshape(*x.shape[:-1], -1, 2))
+        return torch.view_as_real(pairs * freqs_cis.unsqueeze(1)).flatten(3).type_as(x)
+
+    return rotate(xq), rotate(xk)
+
+
+modeling_deepseek_v2.apply_rotary_emb = rotate_deepseek_v2
+
+
 def to_fp64(model):
     """fp64 everywhere, but RoPE's angle (position times inverse frequency) as transformers has it:
     both factors and the product in fp32; cosine and sine of that angle in fp64. transformers casts
@@ -165,6 +179,8 @@ def to_fp64(model):
 
     def rope(self, x, position_ids):
         angle = (position_ids[..., None].float() * inv_freq).double()
+        if "DeepseekV2" in type(self).__name__:
+            return torch.polar(torch.full_like(angle, self.attention_scaling), angle)
         angle = torch.cat((angle, angle), dim=-1)
         return angle.cos() * self.attention_scaling, angle.sin() * self.attention_scaling
 

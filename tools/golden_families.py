@@ -7,13 +7,17 @@ ALL_LINEAR = dict(r=4, lora_alpha=8, target_modules="all-linear")
 EXPERTS = ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]
 ATTENTION = ["q_proj", "k_proj", "v_proj", "o_proj"]
 WITH_EXPERTS = dict(r=3, lora_alpha=6, target_modules=ATTENTION, target_parameters=EXPERTS)
+# PEFT makes of a gate_proj of DeepSeek's a parameter of experts, which dense blocks don't have.
+LATENT = dict(r=4, lora_alpha=8, target_modules=["q_proj", "q_a_proj", "q_b_proj", "kv_b_proj",
+                                                 "kv_a_proj_with_mqa", "o_proj"])
 
 
 def config(kind, **fields):
     names = {"llama": "LlamaForCausalLM", "mistral": "MistralForCausalLM",
              "mixtral": "MixtralForCausalLM",
              "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM",
-             "qwen2_moe": "Qwen2MoeForCausalLM", "qwen3_moe": "Qwen3MoeForCausalLM"}
+             "qwen2_moe": "Qwen2MoeForCausalLM", "qwen3_moe": "Qwen3MoeForCausalLM",
+             "deepseek_v2": "DeepseekV2ForCausalLM", "deepseek_v3": "DeepseekV3ForCausalLM"}
     base = dict(architectures=[names[kind]], model_type=kind, hidden_act="silu",
                 attention_dropout=0.0, initializer_range=0.02, use_cache=True, bos_token_id=1,
                 eos_token_id=2, torch_dtype="float32", max_position_embeddings=512)
@@ -128,4 +132,28 @@ FAMILIES = {
                       router_aux_loss_coef=0.02, router_jitter_noise=0.0, sliding_window=None,
                       tie_word_embeddings=False),
         adapters={"lora": WITH_EXPERTS}),
+    # Latent attention of DeepSeek-V3 with queries of low rank, biases, and yarn: frequencies of all
+    # three kinds, cos and sin scaled, and the scores, too. All blocks are dense.
+    "deepseek_v3": dict(
+        config=config("deepseek_v3", hidden_size=26, intermediate_size=40, num_attention_heads=3,
+                      num_key_value_heads=3, num_hidden_layers=2, vocab_size=51, rms_norm_eps=1e-3,
+                      q_lora_rank=14, kv_lora_rank=11, qk_nope_head_dim=7, qk_rope_head_dim=16,
+                      v_head_dim=9, attention_bias=True, rope_interleave=True, rope_theta=10000.0,
+                      rope_scaling=dict(type="yarn", factor=8.0, beta_fast=8, beta_slow=1,
+                                        mscale=1.0, mscale_all_dim=0.7,
+                                        original_max_position_embeddings=64),
+                      first_k_dense_replace=2, n_routed_experts=4, n_shared_experts=1,
+                      num_experts_per_tok=2, n_group=1, topk_group=1, moe_intermediate_size=8,
+                      tie_word_embeddings=False),
+        adapters={"lora": LATENT}),
+    # DeepSeek-V2-Lite: queries without a latent, one rotary kind; more of a head rotated than not.
+    "deepseek_v2": dict(
+        config=config("deepseek_v2", hidden_size=24, intermediate_size=36, num_attention_heads=4,
+                      num_key_value_heads=4, num_hidden_layers=2, vocab_size=48, rms_norm_eps=1e-6,
+                      q_lora_rank=None, kv_lora_rank=10, qk_nope_head_dim=4, qk_rope_head_dim=6,
+                      v_head_dim=5, attention_bias=False, rope_theta=10000.0, rope_scaling=None,
+                      first_k_dense_replace=2, n_routed_experts=4, n_shared_experts=1,
+                      num_experts_per_tok=2, n_group=1, topk_group=1, topk_method="greedy",
+                      moe_intermediate_size=8, tie_word_embeddings=False),
+        adapters={"lora": LATENT}),
 }

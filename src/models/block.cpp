@@ -6,6 +6,9 @@ namespace {
 std::unique_ptr<nn::Mixer> make(const nn::GqaSpec& spec, const nn::PartSite& site) {
   return std::make_unique<nn::Gqa>(spec, site);
 }
+std::unique_ptr<nn::Mixer> make(const nn::MlaSpec& spec, const nn::PartSite& site) {
+  return std::make_unique<nn::Mla>(spec, site);
+}
 std::unique_ptr<nn::Mlp> make(const nn::GatedMlpSpec& spec, const nn::PartSite& site) {
   return std::make_unique<nn::GatedMlp>(spec, site);
 }

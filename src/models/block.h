@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "nn/gqa.h"
+#include "nn/mla.h"
 #include "nn/mlp.h"
 #include "nn/moe.h"
 
@@ -16,7 +17,7 @@ namespace hone::models {
 struct BlockSpec {
   int64_t hidden = 0;
   double eps = 1e-6;  // of the norms
-  std::variant<nn::GqaSpec> mixer;
+  std::variant<nn::GqaSpec, nn::MlaSpec> mixer;
   std::variant<nn::GatedMlpSpec, nn::MoeSpec> mlp;
 };
 

@@ -115,6 +115,16 @@ void write_rope(const RopeSpec& rope, nlohmann::json& json) {
         {"low_freq_factor", number(scaling.low_freq_factor)},
         {"high_freq_factor", number(scaling.high_freq_factor)},
         {"original_max_position_embeddings", scaling.original_max_position_embeddings}};
+  } else if (scaling.type == RopeScaling::Type::yarn) {
+    json["rope_scaling"] = {
+        {"rope_type", "yarn"},
+        {"factor", number(scaling.factor)},
+        {"beta_fast", scaling.beta_fast},
+        {"beta_slow", scaling.beta_slow},
+        {"truncate", scaling.truncate},
+        {"attention_factor", scaling.attention_factor},
+        {"mscale_all_dim", scaling.mscale_all_dim},
+        {"original_max_position_embeddings", scaling.original_max_position_embeddings}};
   }
 }
 

@@ -13,12 +13,21 @@
 namespace hone::models {
 
 // Frequencies are computed in fp32 as transformers does. llama3: "rope_type": "llama3" of Llama 3.1
-// and later. linear: positions divided by factor.
+// and later. linear: positions divided by factor. yarn: Peng et al., 2023, arXiv:2309.00071.
 struct RopeScaling {
-  enum class Type { none, linear, llama3 } type = Type::none;
+  enum class Type { none, linear, llama3, yarn } type = Type::none;
   float factor = 1;
+  // llama3
   float low_freq_factor = 1;
   float high_freq_factor = 4;
+  // yarn: rotations over the original length below and above which a frequency is divided by the
+  // factor or kept; whether the bounds are whole frequencies; what cos and sin are multiplied by
+  double beta_fast = 32;
+  double beta_slow = 1;
+  bool truncate = true;
+  double attention_factor = 1;
+  double mscale_all_dim = 0;  // DeepSeek scales its scores with it
+  // both
   int64_t original_max_position_embeddings = 8192;
 };
 
@@ -36,6 +45,19 @@ struct ExpertsConfig {
   int64_t shared_intermediate_size = 0;  // of the one that every token takes; 0: none
   bool normalise = false;                // the weights of a token's experts add to 1
   std::vector<bool> sparse;              // by block: experts, or a dense MLP
+};
+
+// yarn's mscale: 0.1 mscale ln(factor) + 1, or 1 for a factor up to 1.
+double yarn_mscale(double factor, double mscale);
+
+// Sizes of multi-head latent attention (nn/mla.h).
+struct LatentConfig {
+  int64_t query_rank = 0;  // 0: queries have no latent
+  int64_t kv_rank = 0;
+  int64_t nope_dim = 0;
+  int64_t rope_dim = 0;
+  int64_t value_dim = 0;
+  bool interleaved = true;
 };
 
 struct Family;  // models/family.h
@@ -59,6 +81,7 @@ struct ModelConfig {
   bool mlp_bias = false;            // gate_proj, up_proj, down_proj
   bool qk_norm = false;             // RMSNorm over head_dim on q and k, before RoPE (Qwen3)
   std::optional<ExpertsConfig> experts;
+  std::optional<LatentConfig> latent;
   double initializer_range = 0.02;
   DType dtype = DType::f32;  // of the file's plain weights, as config.json says; missing means fp32
   std::optional<Quantization> quantization;

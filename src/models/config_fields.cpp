@@ -1,6 +1,7 @@
 #include "models/config_fields.h"
 
 #include <algorithm>
+#include <cmath>
 
 #include "core/error.h"
 
@@ -151,6 +152,38 @@ void check_layer_types(JsonFields& fields, const ModelConfig& config,
   }
 }
 
+double yarn_mscale(double factor, double mscale) {
+  return factor <= 1 ? 1 : 0.1 * mscale * std::log(factor) + 1;
+}
+
+namespace {
+
+void read_yarn(JsonFields& rope, RopeSpec& spec) {
+  constexpr double kLargest = 1e6;
+  RopeScaling& scaling = spec.scaling;
+  if (spec.theta <= 1) rope.fail("rope_theta", "rope type yarn needs one above 1");
+  const auto or_default = [&](const char* name, double value) {
+    const double found = rope.number(name, 0, kLargest).value_or(0);
+    return found == 0 ? value : found;  // as transformers takes a 0
+  };
+  scaling.beta_fast = or_default("beta_fast", 32);
+  scaling.beta_slow = or_default("beta_slow", 1);
+  if (scaling.beta_fast < scaling.beta_slow)
+    rope.fail("beta_fast",
+              fmt::format("it must not be less than beta_slow, which is {}", scaling.beta_slow));
+  scaling.truncate = rope.boolean("truncate").value_or(true);
+  const double mscale = rope.number("mscale", 0, kLargest).value_or(0);
+  scaling.mscale_all_dim = rope.number("mscale_all_dim", 0, kLargest).value_or(0);
+  const double factor = static_cast<double>(scaling.factor);
+  const double inferred =
+      mscale != 0 && scaling.mscale_all_dim != 0
+          ? yarn_mscale(factor, mscale) / yarn_mscale(factor, scaling.mscale_all_dim)
+          : yarn_mscale(factor, 1);
+  scaling.attention_factor = rope.number("attention_factor", 0, kLargest).value_or(inferred);
+}
+
+}  // namespace
+
 void read_rope(JsonFields& fields, ModelConfig& config) {
   const double kLargest = 1e30;
   RopeSpec& spec = config.ropes.emplace_back();
@@ -195,18 +228,26 @@ void read_rope(JsonFields& fields, ModelConfig& config) {
     scaling.type = RopeScaling::Type::linear;
   } else if (*type == "llama3") {
     scaling.type = RopeScaling::Type::llama3;
+  } else if (*type == "yarn") {
+    scaling.type = RopeScaling::Type::yarn;
   } else {
-    rope.fail(type_name, "this rotary embedding is not supported; default, linear and llama3 are");
+    rope.fail(type_name,
+              "this rotary embedding is not supported; default, linear, llama3 and yarn are");
   }
   if (scaling.type != RopeScaling::Type::none) {
     const auto factor = rope.number("factor", 1e-6, 1e6);
     if (!factor) rope.fail("factor", fmt::format("rope type {} needs a number", *type));
     scaling.factor = static_cast<float>(*factor);
   }
+  if (scaling.type == RopeScaling::Type::llama3 || scaling.type == RopeScaling::Type::yarn) {
+    const auto original = rope.integer("original_max_position_embeddings", 1, INT64_MAX / 2);
+    scaling.original_max_position_embeddings =
+        top_original.value_or(original.value_or(config.max_position_embeddings));
+  }
+  if (scaling.type == RopeScaling::Type::yarn) read_yarn(rope, spec);
   if (scaling.type == RopeScaling::Type::llama3) {
     const auto low = rope.number("low_freq_factor", 1e-6, 1e6);
     const auto high = rope.number("high_freq_factor", 1e-6, 1e6);
-    const auto original = rope.integer("original_max_position_embeddings", 1, INT64_MAX / 2);
     if (!low) rope.fail("low_freq_factor", "rope type llama3 needs a number");
     if (!high) rope.fail("high_freq_factor", "rope type llama3 needs a number");
     if (*high <= *low) {
@@ -215,8 +256,6 @@ void read_rope(JsonFields& fields, ModelConfig& config) {
     }
     scaling.low_freq_factor = static_cast<float>(*low);
     scaling.high_freq_factor = static_cast<float>(*high);
-    scaling.original_max_position_embeddings =
-        top_original.value_or(original.value_or(config.max_position_embeddings));
   }
   for (std::string& unknown : rope.unknown()) config.unknown_fields.push_back(std::move(unknown));
 }

@@ -5,8 +5,8 @@
 namespace hone::models {
 
 std::span<const Family* const> families() {
-  static constexpr std::array all = {&kLlama,   &kMistral,  &kQwen2,   &kQwen3,
-                                     &kMixtral, &kQwen2Moe, &kQwen3Moe};
+  static constexpr std::array all = {&kLlama,    &kMistral,  &kQwen2,      &kQwen3,     &kMixtral,
+                                     &kQwen2Moe, &kQwen3Moe, &kDeepseekV2, &kDeepseekV3};
   return all;
 }
 

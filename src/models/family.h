@@ -27,7 +27,8 @@ struct Family {
   BlockSpec (*block)(const ModelConfig& config, int64_t layer) = nullptr;
 };
 
-extern const Family kLlama, kMistral, kMixtral, kQwen2, kQwen2Moe, kQwen3, kQwen3Moe;
+extern const Family kDeepseekV2, kDeepseekV3, kLlama, kMistral, kMixtral, kQwen2, kQwen2Moe, kQwen3,
+    kQwen3Moe;
 
 std::span<const Family* const> families();
 // "LlamaForCausalLM, MistralForCausalLM and ...".

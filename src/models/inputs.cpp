@@ -1,5 +1,6 @@
 #include "models/inputs.h"
 
+#include <algorithm>
 #include <cmath>
 #include <numbers>
 
@@ -18,8 +19,10 @@ void upload_stream(Context& ctx, const ModelConfig& config, const Stream& stream
     const Tensor inv_freq = upload(ctx, std::span<const float>(freq));
     const Tensor& table = in.ropes.emplace_back(ctx.empty(ctx.wide(), {stream.size(), rope.dim}));
     launch(ctx,
-           RopeTableDesc{
-               .positions = positions.view(), .inv_freq = inv_freq.view(), .table = table.view()},
+           RopeTableDesc{.positions = positions.view(),
+                         .inv_freq = inv_freq.view(),
+                         .table = table.view(),
+                         .scale = static_cast<float>(rope.scaling.attention_factor)},
            "rope_table");
   }
   if (!wanted.empty()) in.wanted = upload(ctx, wanted);
@@ -50,6 +53,36 @@ void add_segment(const Segment& s, ops::AttentionPlan& plan) {
 
 }  // namespace
 
+namespace {
+
+// How much of pair i's frequency is kept, as the original model has it; the rest is divided.
+class YarnRamp {
+ public:
+  explicit YarnRamp(const RopeSpec& rope) {
+    const RopeScaling& s = rope.scaling;
+    const double dim = static_cast<double>(rope.dim);
+    // the pair that turns so often over the original length
+    const auto pair_of = [&](double rotations) {
+      const double length = static_cast<double>(s.original_max_position_embeddings);
+      return dim * std::log(length / (rotations * 2 * std::numbers::pi)) /
+             (2 * std::log(rope.theta));
+    };
+    double low = pair_of(s.beta_fast), high = pair_of(s.beta_slow);
+    if (s.truncate) low = std::floor(low), high = std::ceil(high);
+    low = std::max(low, 0.0), high = std::min(high, dim - 1);
+    if (low == high) high += 0.001;
+    low_ = static_cast<float>(low), width_ = static_cast<float>(high - low);
+  }
+  float kept(int64_t i) const {
+    return 1 - std::clamp((static_cast<float>(i) - low_) / width_, 0.0f, 1.0f);
+  }
+
+ private:
+  float low_, width_;
+};
+
+}  // namespace
+
 std::vector<float> rope_inv_freq(const RopeSpec& rope) {
   const int64_t d = rope.dim;
   const RopeScaling& s = rope.scaling;
@@ -59,6 +92,10 @@ std::vector<float> rope_inv_freq(const RopeSpec& rope) {
     const float power = static_cast<float>(std::pow(rope.theta, static_cast<double>(exponent)));
     float inv = 1.0f / power;
     if (s.type == RopeScaling::Type::linear) inv /= s.factor;
+    if (s.type == RopeScaling::Type::yarn) {
+      const float kept = YarnRamp(rope).kept(i);
+      inv = 1.0f / (s.factor * power) * (1 - kept) + inv * kept;
+    }
     if (s.type == RopeScaling::Type::llama3) {
       const float old_length = static_cast<float>(s.original_max_position_embeddings);
       const float low_wavelength = old_length / s.low_freq_factor;
