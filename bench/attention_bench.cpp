@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "backend/cpu/cpu.h"
+#include "backend/desc/attention.h"
 
 namespace hone {
 namespace {

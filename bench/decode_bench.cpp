@@ -15,6 +15,7 @@
 
 #include "backend/bf16t.h"
 #include "backend/cpu/cpu.h"
+#include "backend/desc/gemm.h"
 #include "core/process.h"
 #include "core/rng.h"
 

@@ -23,6 +23,7 @@
 #include <vector>
 
 #include "backend/cpu/cpu.h"
+#include "backend/desc/gemm.h"
 
 namespace {
 

@@ -11,6 +11,9 @@
 
 #include "backend/bf16t.h"
 #include "backend/cpu/cpu.h"
+#include "backend/desc/elementwise.h"
+#include "backend/desc/gemm.h"
+#include "backend/desc/head.h"
 #include "core/rng.h"
 #include "support/gemm_matrix.h"
 

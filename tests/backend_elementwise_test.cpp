@@ -1,5 +1,6 @@
 // RoPE, SwiGLU, row moves, conversion and dropout on every path. Legend: T rows, H heads, D
 // features.
+#include "backend/desc/elementwise.h"
 #include "support/kernel_harness.h"
 
 #include <limits>

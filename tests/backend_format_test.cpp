@@ -10,6 +10,9 @@
 
 #include "backend/bf16t.h"
 #include "backend/cpu/expand.h"
+#include "backend/desc/elementwise.h"
+#include "backend/desc/gemm.h"
+#include "backend/desc/head.h"
 #include "backend/format.h"
 #include "backend/fp8_block.h"
 #include "support/gemm_matrix.h"

@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "backend/desc/gemm.h"
 #include "support/gemm_matrix.h"
 
 namespace hone {

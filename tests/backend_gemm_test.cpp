@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "backend/desc/gemm.h"
 #include "support/gemm_matrix.h"
 
 namespace hone {

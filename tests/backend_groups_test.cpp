@@ -6,6 +6,7 @@
 #include <random>
 #include <vector>
 
+#include "backend/desc/gemm.h"
 #include "support/gemm_matrix.h"
 
 namespace hone {

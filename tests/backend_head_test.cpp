@@ -1,5 +1,7 @@
 // The output head on every path: accuracy, adjoints, exact rows, outputs that do not influence each
 // other. Legend: R labelled rows, D hidden, V vocabulary.
+#include "backend/desc/gemm.h"
+#include "backend/desc/head.h"
 #include "support/kernel_harness.h"
 
 namespace hone::test {

@@ -1,5 +1,6 @@
 // RMSNorm on every path: accuracy, adjoint, exact rows, threads, strided views. Legend: T rows, H
 // heads, D features.
+#include "backend/desc/norm.h"
 #include "support/kernel_harness.h"
 
 namespace hone::test {

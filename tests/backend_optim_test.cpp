@@ -1,6 +1,7 @@
 // AdamW, the sum of squares and zeroing of lists of arrays, on every path.
 #include <deque>
 
+#include "backend/desc/optim.h"
 #include "support/kernel_harness.h"
 
 namespace hone::test {

@@ -2,6 +2,7 @@
 // bits.
 #include <gtest/gtest.h>
 
+#include "backend/desc/elementwise.h"
 #include "exec/machine.h"
 #include "exec/memory.h"
 #include "ops/linear.h"

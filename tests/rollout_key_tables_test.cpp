@@ -1,5 +1,6 @@
 // Tables of cache pages: what sequences share, that nobody writes what another reads, and that the
 // pages announced are enough.
+#include "backend/desc/attention.h"
 #include "rollout/key_tables.h"
 
 #include <gtest/gtest.h>

@@ -1,16 +1,14 @@
-// The kernel table of a device: the only way from ops to kernels.
+// The kernel table of a device: the only way from ops to kernels. Knows descriptors by name alone:
+// who launches a kernel includes its descriptor's header.
 #pragma once
 
-#include "backend/desc/attention.h"
-#include "backend/desc/elementwise.h"
-#include "backend/desc/gemm.h"
-#include "backend/desc/head.h"
-#include "backend/desc/norm.h"
-#include "backend/desc/optim.h"
-#include "backend/desc/route.h"
 #include "backend/kernel.h"
 
 namespace hone {
+
+#define HONE_KERNEL(name, Desc) struct Desc;
+#include "backend/kernels.def"
+#undef HONE_KERNEL
 
 struct KernelTable {
 #define HONE_KERNEL(name, Desc) Kernel<Desc> name;

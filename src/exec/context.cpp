@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "backend/desc/elementwise.h"
+
 namespace hone {
 
 Tensor clone(Context& ctx, const Tensor& t) {

@@ -2,6 +2,7 @@
 
 #include <string>
 
+#include "backend/desc/attention.h"
 #include "models/family.h"
 
 namespace hone::models {

@@ -4,6 +4,8 @@
 #include <cmath>
 #include <numbers>
 
+#include "backend/desc/attention.h"
+#include "backend/desc/elementwise.h"
 #include "core/rng.h"
 #include "exec/memory.h"
 

@@ -4,6 +4,7 @@
 #include <span>
 #include <vector>
 
+#include "backend/desc/attention.h"
 #include "exec/context.h"
 #include "exec/stream.h"
 #include "models/config.h"

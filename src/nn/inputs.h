@@ -3,6 +3,8 @@
 
 #include <vector>
 
+#include "backend/desc/attention.h"
+#include "backend/desc/elementwise.h"
 #include "exec/context.h"
 #include "ops/attention.h"
 

@@ -2,6 +2,10 @@
 
 #include <algorithm>
 
+#include "backend/desc/attention.h"
+#include "backend/desc/elementwise.h"
+#include "backend/desc/norm.h"
+
 namespace hone::ops {
 namespace {
 

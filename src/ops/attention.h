@@ -5,6 +5,7 @@
 #include <span>
 #include <vector>
 
+#include "backend/desc/attention.h"
 #include "exec/context.h"
 
 namespace hone::ops {

@@ -1,6 +1,8 @@
 #include "ops/block.h"
 
 #include "ops/attention.h"
+#include "backend/desc/elementwise.h"
+#include "backend/desc/norm.h"
 
 namespace hone::ops {
 namespace {

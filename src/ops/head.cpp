@@ -1,5 +1,8 @@
 #include "ops/head.h"
 
+#include "backend/desc/elementwise.h"
+#include "backend/desc/head.h"
+
 namespace hone::ops {
 
 Tensor gather_rows(Context& ctx, const Tensor& x, const Tensor& rows) {

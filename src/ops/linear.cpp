@@ -2,6 +2,9 @@
 
 #include <vector>
 
+#include "backend/desc/elementwise.h"
+#include "backend/desc/gemm.h"
+
 namespace hone::ops {
 namespace {
 

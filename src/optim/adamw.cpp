@@ -1,9 +1,11 @@
 #include "optim/adamw.h"
 
-#include "exec/memory.h"
-
 #include <cmath>
 #include <numbers>
+
+#include "backend/desc/elementwise.h"
+#include "backend/desc/optim.h"
+#include "exec/memory.h"
 
 namespace hone::optim {
 namespace {

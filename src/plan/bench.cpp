@@ -4,6 +4,8 @@
 #include <chrono>
 #include <cmath>
 
+#include "backend/desc/elementwise.h"
+#include "backend/desc/gemm.h"
 #include "core/rng.h"
 #include "exec/machine.h"
 #include "exec/memory.h"

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "backend/desc/attention.h"
 #include "core/error.h"
 
 namespace hone::rollout {

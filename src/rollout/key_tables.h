@@ -6,6 +6,7 @@
 #include <span>
 #include <vector>
 
+#include "backend/desc/attention.h"
 #include "models/inputs.h"
 
 namespace hone::rollout {

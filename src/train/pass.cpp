@@ -1,5 +1,6 @@
 #include "train/pass.h"
 
+#include "backend/desc/elementwise.h"
 #include "exec/memory.h"
 
 #include <deque>

@@ -6,6 +6,7 @@
 #include <cstddef>
 
 #include "backend/cpu/cpu.h"
+#include "backend/desc/attention.h"
 
 namespace hone::cpu {
 namespace {

@@ -5,6 +5,7 @@
 #include <type_traits>
 
 #include "backend/cpu/attention.h"
+#include "backend/desc/attention.h"
 
 namespace hone::cpu {
 namespace {

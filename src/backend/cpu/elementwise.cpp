@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "backend/cpu/rows.h"
+#include "backend/desc/elementwise.h"
 
 namespace hone::cpu {
 namespace {

@@ -6,6 +6,7 @@
 #include "backend/cpu/cpu.h"
 #include "backend/cpu/gemm_check.h"
 #include "backend/cpu/gemm_run.h"
+#include "backend/desc/gemm.h"
 
 namespace hone::cpu {
 

@@ -1,5 +1,6 @@
 #include "backend/cpu/gemm_check.h"
 
+#include "backend/desc/gemm.h"
 #include "backend/format.h"
 
 namespace hone::cpu {

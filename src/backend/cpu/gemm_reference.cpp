@@ -4,6 +4,7 @@
 
 #include "backend/cpu/expand.h"
 #include "backend/cpu/gemm_check.h"
+#include "backend/desc/gemm.h"
 
 namespace hone::cpu {
 namespace {

@@ -10,6 +10,9 @@
 
 #include <cmath>
 
+#include "backend/desc/gemm.h"
+#include "backend/desc/head.h"
+
 namespace hone::cpu {
 namespace {
 

@@ -4,6 +4,8 @@
 #include <cmath>
 
 #include "backend/cpu/head.h"
+#include "backend/desc/gemm.h"
+#include "backend/desc/head.h"
 
 namespace hone::cpu {
 namespace {

@@ -1,4 +1,5 @@
 // RMSNorm on the CPU. Legend: T rows (heads counted as rows), D features, C chunks of rows.
+#include "backend/desc/norm.h"
 #include "backend/cpu/rows.h"
 
 namespace hone::cpu {

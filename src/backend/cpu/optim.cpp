@@ -4,6 +4,7 @@
 
 #include "backend/cpu/chunks.h"
 #include "backend/cpu/rows.h"
+#include "backend/desc/optim.h"
 
 namespace hone::cpu {
 namespace {
