@@ -2,7 +2,7 @@
 
 #include <string>
 
-#include "backend/desc/attention.h"
+#include "backend/desc/key_blocks.h"
 #include "models/family.h"
 
 namespace hone::models {

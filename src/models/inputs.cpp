@@ -4,7 +4,7 @@
 #include <cmath>
 #include <numbers>
 
-#include "backend/desc/attention.h"
+#include "backend/desc/key_blocks.h"
 #include "backend/desc/elementwise.h"
 #include "core/rng.h"
 #include "exec/memory.h"

@@ -4,7 +4,7 @@
 #include <span>
 #include <vector>
 
-#include "backend/desc/attention.h"
+#include "backend/desc/key_blocks.h"
 #include "exec/context.h"
 #include "exec/stream.h"
 #include "models/config.h"

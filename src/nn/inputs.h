@@ -3,8 +3,7 @@
 
 #include <vector>
 
-#include "backend/desc/attention.h"
-#include "backend/desc/elementwise.h"
+#include "backend/desc/key_blocks.h"
 #include "exec/context.h"
 #include "ops/attention.h"
 
@@ -45,10 +44,6 @@ struct StreamInputs {
 };
 
 // Writes keys or values [T, heads, dim] of the stream's tokens to their rows of a cache.
-inline void store_in_cache(Context& ctx, const StreamInputs& in, const View& heads,
-                           const Tensor& cache) {
-  launch(ctx, ScatterRowsDesc{.y = heads, .rows = in.cache_rows.view(), .x = cache.view()},
-         "kv_cache");
-}
+void store_in_cache(Context& ctx, const StreamInputs& in, const View& heads, const Tensor& cache);
 
 }  // namespace hone::nn

@@ -5,7 +5,7 @@
 #include <span>
 #include <vector>
 
-#include "backend/desc/attention.h"
+#include "backend/desc/key_blocks.h"
 #include "exec/context.h"
 
 namespace hone::ops {

@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-#include "backend/desc/attention.h"
+#include "backend/desc/key_blocks.h"
 #include "core/error.h"
 
 namespace hone::rollout {

@@ -6,7 +6,7 @@
 #include <span>
 #include <vector>
 
-#include "backend/desc/attention.h"
+#include "backend/desc/key_blocks.h"
 #include "models/inputs.h"
 
 namespace hone::rollout {
