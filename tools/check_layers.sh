@@ -1,6 +1,8 @@
 #!/bin/sh
 # Checks that no include points up the layers: a file in src/X may include X's own headers and
-# those of the folders before X in this list. Prints each include that doesn't, and fails.
+# those of the folders before X in this list. And that what is for one kind of processor stays in
+# its place: no include of backend/cpu/ from outside of it, no builtins of x86 outside of backend/.
+# Prints each line that breaks one, and fails.
 set -eu
 cd "${1:-$(dirname "$0")/..}"
 layers="core tensor backend comm exec ops nn models text data io load parallel optim loss rollout reward
@@ -22,6 +24,12 @@ find src -type f \( -name '*.h' -o -name '*.cpp' -o -name '*.inc' -o -name '*.in
         print FILENAME ":" FNR ": " from " includes \"" quoted[2] "\" of " to ", which is above it"
         bad = 1
       }
+    }
+    /^[ \t]*#[ \t]*include[ \t]*"backend\/cpu\// && FILENAME !~ /^src\/backend\/cpu\// {
+      print FILENAME ":" FNR ": includes backend/cpu/; ask backend/backend.h"; bad = 1
+    }
+    /(__builtin_ia32_|_mm[0-9]*_|immintrin\.h|x86intrin\.h|cpuid\.h)/ && FILENAME !~ /^src\/backend\// {
+      print FILENAME ":" FNR ": is for x86 alone; such code stands in backend/cpu/"; bad = 1
     }
     END {
       if (!files) { print "check_layers: no sources found"; exit 1 }

@@ -29,7 +29,7 @@ std::string csv_file(std::string_view path, std::string_view head, bool tabs) {
   if (const size_t bad = head.find_first_of("\r\n"); bad != std::string_view::npos)
     head = head.substr(0, bad);
   std::string columns;
-  for (const char c : head.substr(0, 80)) columns += c >= 0 && c < 32 ? ' ' : c;
+  for (const char c : head.substr(0, 80)) columns += static_cast<unsigned char>(c) < 32 ? ' ' : c;
   while (!columns.empty() && static_cast<unsigned char>(columns.back()) >= 0x80 && head.size() > 80)
     columns.pop_back();  // a character that was cut
   return fmt::format("is a {} file (it begins with {}); {}", tabs ? "TSV" : "CSV", columns,

@@ -6,6 +6,7 @@
 #include <memory>
 #include <vector>
 
+#include "backend/desc/route.h"
 #include "exec/context.h"
 #include "ops/linear.h"
 

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "backend/cpu/cpu.h"
+#include "backend/desc/attention.h"
 
 namespace hone::attention_test {
 
