@@ -1,5 +1,6 @@
 // Routing on every path: what is chosen, weights, adjoints; rows to experts and back. Legend: T
 // rows, E experts, K experts a row, D features.
+#include "backend/desc/route.h"
 #include "support/kernel_harness.h"
 
 namespace hone::test {

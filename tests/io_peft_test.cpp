@@ -430,8 +430,8 @@ TEST(PeftExperts, NamesOfOneParameterAlone) {
 TEST(PeftExperts, ResolvedTargets) {
   std::vector<std::string> modules, tuned;
   for (const char* layer : {"model.layers.0.", "model.layers.1."}) {
-    for (const char* part :
-         {"self_attn.q_proj", "mlp.gate", "mlp.experts.gate_up_proj", "mlp.experts.down_proj"}) {
+    for (const char* part : {"self_attn.q_proj", "mlp.gate", "mlp.experts.gate_up_proj",
+                             "mlp.experts.down_proj", "mlp.shared_expert.down_proj"}) {
       modules.push_back(std::string(layer) + part);
       if (std::string(part) != "mlp.gate") tuned.push_back(modules.back());
     }

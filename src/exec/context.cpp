@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "backend/desc/elementwise.h"
+#include "backend/desc/optim.h"
 
 namespace hone {
 

@@ -4,8 +4,8 @@
 #include <cmath>
 #include <numbers>
 
-#include "backend/desc/key_blocks.h"
 #include "backend/desc/elementwise.h"
+#include "backend/desc/key_blocks.h"
 #include "core/rng.h"
 #include "exec/memory.h"
 

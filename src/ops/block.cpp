@@ -1,8 +1,8 @@
 #include "ops/block.h"
 
-#include "ops/attention.h"
 #include "backend/desc/elementwise.h"
 #include "backend/desc/norm.h"
+#include "ops/attention.h"
 
 namespace hone::ops {
 namespace {

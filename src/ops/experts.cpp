@@ -1,5 +1,7 @@
 #include "ops/experts.h"
 
+#include "backend/desc/elementwise.h"
+#include "backend/desc/gemm.h"
 #include "exec/memory.h"
 
 namespace hone::ops {

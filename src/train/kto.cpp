@@ -1,6 +1,7 @@
 #include "train/kto.h"
 
 #include <algorithm>
+#include <unordered_map>
 
 #include "loss/label_objective.h"
 #include "loss/preference.h"

@@ -3,6 +3,7 @@
 #include <limits>
 
 #include "backend/cpu/rows.h"
+#include "backend/desc/route.h"
 
 namespace hone::cpu {
 namespace {
