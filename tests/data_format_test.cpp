@@ -200,7 +200,7 @@ TEST(Format, WhatWasFoundAndWhatWasExpected) {
   EXPECT_HAS(
       fault_of(R"({"conversations":[{"from":"human","value":"Q"}],"chosen":{},"rejected":{}})"),
       "preference record");
-  EXPECT_HAS(fault_of(R"({"messages":[{"role":"user","content":"Q"}],"label":true})"), "KTO");
+  EXPECT_HAS(fault_of(R"({"messages":[{"role":"user","content":"Q"}],"label":true})"), "hone kto");
   EXPECT_HAS(fault_of(R"({"conversations":[{"from":"function_call","value":"call f"
 }]
 })"),

@@ -438,14 +438,14 @@ TEST(PeftExperts, ResolvedTargets) {
   }
   AdapterConfig config;
   config.target_expression = "all-linear";
-  const AdapterConfig all = resolved_config(config, modules, tuned);
+  const AdapterConfig all = resolved_config(config, modules, tuned, /*experts=*/true);
   EXPECT_EQ(all.target_modules, std::vector<std::string>{"q_proj"});
   // down_proj as a module's name would be experts to PEFT
   EXPECT_EQ(all.target_parameters,
             (std::vector<std::string>{"mlp.experts.down_proj", "mlp.experts.gate_up_proj",
                                       "shared_expert.down_proj.weight"}));
   EXPECT_TRUE(all.target_expression.empty());
-  const AdapterConfig one = resolved_config(config, modules, {modules[2]});
+  const AdapterConfig one = resolved_config(config, modules, {modules[2]}, /*experts=*/true);
   EXPECT_EQ(one.target_parameters, std::vector<std::string>{modules[2]});
   EXPECT_TRUE(one.target_modules.empty());
 }

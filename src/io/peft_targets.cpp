@@ -148,11 +148,10 @@ double AdapterRules::scale_of(std::string_view module) const {
 }
 
 AdapterConfig resolved_config(AdapterConfig config, const std::vector<std::string>& modules,
-                              const std::vector<std::string>& tuned) {
-  const bool has_experts = std::any_of(modules.begin(), modules.end(), is_expert_parameter);
+                              const std::vector<std::string>& tuned, bool experts) {
   const auto by_parameter = [&](const std::string& module) {
     return is_expert_parameter(module) ||
-           (has_experts && config.dropout == 0 && is_taken_for_experts(last_parts_of(module, 1)));
+           (experts && config.dropout == 0 && is_taken_for_experts(last_parts_of(module, 1)));
   };
   std::set<std::string> names, parameters;
   std::set<int64_t> blocks;

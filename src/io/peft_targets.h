@@ -44,11 +44,11 @@ class AdapterRules {
 
 // The config under which exactly `tuned` of all linear `modules` are targets, as PEFT writes it
 // after it has resolved one: a list of names, the last parts of paths where these (with the blocks
-// they are in, if need be) select what is tuned, else whole paths; never a text. In models with
+// they are in, if need be) select what is tuned, else whole paths; never a text. In families with
 // experts (io/peft_experts.h) these, and other layers whose names PEFT takes for theirs, are named
 // by parameter. All else stays.
 AdapterConfig resolved_config(AdapterConfig config, const std::vector<std::string>& modules,
-                              const std::vector<std::string>& tuned);
+                              const std::vector<std::string>& tuned, bool experts = false);
 
 // The number of the block that a module is in: the first part of its path that is a number and has
 // two parts before it. null: in none.

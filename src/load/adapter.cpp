@@ -8,6 +8,7 @@
 #include "exec/memory.h"
 #include "io/peft_targets.h"
 #include "load/model.h"
+#include "models/family.h"
 
 namespace hone::load {
 namespace {
@@ -34,7 +35,7 @@ void Model::register_adapter(const io::AdapterConfig& config,
   for (const nn::Linear* l : decoder_->linears()) modules.push_back(l->path);
   modules.emplace_back("lm_head");
   for (const auto& [linear, rank] : layers) tuned.push_back(linear->path);
-  adapter_config_ = io::resolved_config(config, modules, tuned);
+  adapter_config_ = io::resolved_config(config, modules, tuned, this->config().family->experts);
   const io::AdapterRules rules(config);
   for (const auto& [linear, rank] : layers) {
     if (linear->copies() != 1 && config.dropout != 0) {

@@ -107,11 +107,13 @@ const Family kDeepseekV2 = {.architecture = "DeepseekV2ForCausalLM",
                             .model_type = "deepseek_v2",
                             .read = read_v2,
                             .write = write_v2,
-                            .block = block};
+                            .block = block,
+                            .experts = true};
 const Family kDeepseekV3 = {.architecture = "DeepseekV3ForCausalLM",
                             .model_type = "deepseek_v3",
                             .read = read_v3,
                             .write = write_v3,
-                            .block = block};
+                            .block = block,
+                            .experts = true};
 
 }  // namespace hone::models

@@ -25,6 +25,8 @@ struct Family {
   // Writes the fields of its own.
   void (*write)(const ModelConfig& config, nlohmann::json& json) = nullptr;
   BlockSpec (*block)(const ModelConfig& config, int64_t layer) = nullptr;
+  // Models of it may have experts: PEFT takes gate_proj, up_proj and down_proj for theirs.
+  bool experts = false;
 };
 
 extern const Family kDeepseekV2, kDeepseekV3, kLlama, kMistral, kMixtral, kQwen2, kQwen2Moe, kQwen3,

@@ -45,6 +45,7 @@ const Family kMixtral = {.architecture = "MixtralForCausalLM",
                          .model_type = "mixtral",
                          .read = read,
                          .write = write,
-                         .block = block};
+                         .block = block,
+                         .experts = true};
 
 }  // namespace hone::models

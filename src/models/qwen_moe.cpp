@@ -85,12 +85,14 @@ const Family kQwen2Moe = {.architecture = "Qwen2MoeForCausalLM",
                           .model_type = "qwen2_moe",
                           .read = read_qwen2_moe,
                           .write = write_qwen2_moe,
-                          .block = expert_block};
+                          .block = expert_block,
+                          .experts = true};
 
 const Family kQwen3Moe = {.architecture = "Qwen3MoeForCausalLM",
                           .model_type = "qwen3_moe",
                           .read = read_qwen3_moe,
                           .write = write_qwen3_moe,
-                          .block = expert_block};
+                          .block = expert_block,
+                          .experts = true};
 
 }  // namespace hone::models
