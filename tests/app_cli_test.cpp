@@ -59,7 +59,7 @@ SftRequest sft(const Args& args) {
   Command c("sft", "", "");
   const auto flags = add_sft_flags(c);
   c.parse(args);
-  const std::vector<std::string> notes = settle_sft(c, *flags);
+  const std::vector<std::string> notes = settle_sft(c, *flags, /*need_data=*/true);
   return {flags->o, notes};
 }
 

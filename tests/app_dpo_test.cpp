@@ -1,60 +1,24 @@
 // hone dpo against TRL's DPOTrainer (tools/golden_preference.py), and what must hold without one.
 #include <cmath>
 
-#include "plan_run.h"
+#include "preference_runs.h"
 
 namespace hone {
 namespace {
 
 using namespace plan_test;
 
-const std::string kFixture = HONE_SOURCE_DIR "/tests/fixtures/preference";
-
-class Dpo : public ::testing::Test {
+class Dpo : public PreferenceRuns {
  protected:
-  std::vector<std::string> args(const std::string& run, std::vector<std::string> more) const {
-    std::vector<std::string> all = {
-        "dpo",        "--pretrained", kFixture + "/model", "--dataset", data_,
-        "--save_dir", folder_ / run,  "--max_length",      "256",       "--threads",
-        "2"};
-    all.insert(all.end(), more.begin(), more.end());
-    return all;
-  }
-  Ran dpo(const std::string& run, std::vector<std::string> more) const {
-    return run_hone(args(run, std::move(more)), folder_);
-  }
-  // The lines of a run that ends well.
-  std::vector<Json> metrics(const std::string& run, std::vector<std::string> more) const {
-    const Ran ran = dpo(run, std::move(more));
-    EXPECT_EQ(ran.code, 0) << ran.text;
-    std::vector<Json> lines;
-    std::ifstream in(folder_ / (run + "/metrics.jsonl"));
-    for (std::string line; std::getline(in, line);) lines.push_back(Json::parse(line));
-    return lines;
-  }
-  std::string bytes(const std::string& path) const {
-    std::ifstream in(folder_ / path, std::ios::binary);
-    return {std::istreambuf_iterator<char>(in), {}};
-  }
-  TempFolder folder_;
-  std::string data_ = kFixture + "/pairs.jsonl";
+  Dpo() : PreferenceRuns("dpo", "pairs.jsonl") {}
 };
 
 // Every number that TRL logs in ten steps of fp32, within 1e-4 of it or of 1 (measured: 7e-6).
 TEST_F(Dpo, TenStepsAreTrls) {
-  std::ifstream in(kFixture + "/trl.json");
+  std::ifstream in(kPreferenceFixture + "/trl.json");
   const Json runs = Json::parse(in);
   for (const auto& [name, run] : runs.items()) {
-    std::vector<std::string> flags = {"--batch_size",   "4",     "--max_steps",    "10",
-                                      "--lr",           "1e-3",  "--lr_scheduler", "constant",
-                                      "--warmup_steps", "0",     "--weight_decay", "0",
-                                      "--shuffle",      "false", "--dtype",        "fp32"};
-    for (const Json& flag : run["flags"]) flags.push_back(flag);
-    if (run["adapter"] != "") {
-      flags.push_back("--adapter");
-      flags.push_back(kFixture + "/" + run["adapter"].get<std::string>());
-    }
-    const std::vector<Json> lines = metrics(name, flags);
+    const std::vector<Json> lines = ten_steps(name, run);
     ASSERT_EQ(lines.size(), 10u) << name;
     for (const auto& [metric, values] : run.items()) {
       if (metric == "flags" || metric == "adapter") continue;
@@ -72,8 +36,8 @@ TEST_F(Dpo, FirstRewardsAreZero) {
   int n = 0;
   for (const std::vector<std::string>& tuned :
        {std::vector<std::string>{"--lora_rank", "4"},
-        {"--adapter", kFixture + "/adapter"},
-        {"--adapter", kFixture + "/adapter0", "--reference", "base"},
+        {"--adapter", kPreferenceFixture + "/adapter"},
+        {"--adapter", kPreferenceFixture + "/adapter0", "--reference", "base"},
         {"--lora_rank", "0"}}) {
     for (const char* dtype : {"bf16", "fp32"}) {
       std::vector<std::string> flags = {
@@ -115,7 +79,7 @@ TEST_F(Dpo, EveryLossIsTheSameHoweverItIsPacked) {
                                         "--lr",
                                         "1e-3",
                                         "--adapter",
-                                        kFixture + "/adapter",
+                                        kPreferenceFixture + "/adapter",
                                         "--micro_batch_tokens",
                                         tokens,
                                         "--loss"};
@@ -173,8 +137,8 @@ TEST_F(Dpo, RunJsonIsAConfiguration) {
 
 TEST_F(Dpo, PlansTheStepItRuns) {
   const auto plan = [&](std::vector<std::string> more) {
-    more.insert(more.begin(), {"plan", "dpo", "--pretrained", kFixture + "/model", "--json",
-                               "--max_length", "64"});
+    more.insert(more.begin(), {"plan", "dpo", "--pretrained", kPreferenceFixture + "/model",
+                               "--json", "--max_length", "64"});
     const Ran ran = run_hone(more, folder_);
     EXPECT_EQ(ran.code, 0) << ran.text;
     return ran.code == 0 ? Json::parse(ran.text) : Json();
@@ -200,7 +164,7 @@ TEST_F(Dpo, OptionsThatCouldNotActAreRefused) {
                                     {{"--length_normalization"}, "sigmoid_norm"},
                                     {{"--gamma", "1"}, "only --loss simpo"},
                                     {{"--lam", "0.5"}, "use --beta"}}) {
-    const Ran ran = dpo("refused", flags);
+    const Ran ran = train("refused", flags);
     EXPECT_EQ(ran.code, 2) << ran.text;
     EXPECT_NE(ran.text.find(word), std::string::npos) << ran.text;
     EXPECT_FALSE(fs::exists(folder_ / "refused"));
@@ -213,7 +177,7 @@ TEST_F(Dpo, PairsOfEqualSidesAreNamed) {
                                   "\n"
                                   R"({"prompt":"a","chosen":"b","rejected":"b"})"
                                   "\n");
-  const Ran ran = run_hone({"dpo", "--pretrained", kFixture + "/model", "--dataset", data,
+  const Ran ran = run_hone({"dpo", "--pretrained", kPreferenceFixture + "/model", "--dataset", data,
                             "--save_dir", folder_ / "run", "--lora_rank", "2"},
                            folder_);
   EXPECT_EQ(ran.code, 0) << ran.text;

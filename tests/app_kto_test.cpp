@@ -1,55 +1,25 @@
 // hone kto against TRL's KTOTrainer (tools/golden_preference.py), and what must hold without one.
 #include <cmath>
 
-#include "plan_run.h"
+#include "preference_runs.h"
 
 namespace hone {
 namespace {
 
 using namespace plan_test;
 
-const std::string kFixture = HONE_SOURCE_DIR "/tests/fixtures/preference";
-
-class Kto : public ::testing::Test {
+class Kto : public PreferenceRuns {
  protected:
-  Ran kto(const std::string& run, std::vector<std::string> more) const {
-    more.insert(more.begin(),
-                {"kto", "--pretrained", kFixture + "/model", "--dataset", data_, "--save_dir",
-                 folder_ / run, "--max_length", "256", "--threads", "2"});
-    return run_hone(more, folder_);
-  }
-  std::vector<Json> metrics(const std::string& run, std::vector<std::string> more) const {
-    const Ran ran = kto(run, std::move(more));
-    EXPECT_EQ(ran.code, 0) << ran.text;
-    std::vector<Json> lines;
-    std::ifstream in(folder_ / (run + "/metrics.jsonl"));
-    for (std::string line; std::getline(in, line);) lines.push_back(Json::parse(line));
-    return lines;
-  }
-  std::string bytes(const std::string& path) const {
-    std::ifstream in(folder_ / path, std::ios::binary);
-    return {std::istreambuf_iterator<char>(in), {}};
-  }
-  TempFolder folder_;
-  std::string data_ = kFixture + "/labels.jsonl";
+  Kto() : PreferenceRuns("kto", "labels.jsonl") {}
 };
 
 // Every number that TRL logs in ten steps of fp32, within 1e-4 of it or of 1 (measured: 7e-6); what
 // it doesn't log, since a step has no answer of a kind, isn't logged here.
 TEST_F(Kto, TenStepsAreTrls) {
-  std::ifstream in(kFixture + "/trl_kto.json");
+  std::ifstream in(kPreferenceFixture + "/trl_kto.json");
   const Json runs = Json::parse(in);
   for (const auto& [name, run] : runs.items()) {
-    std::vector<std::string> flags = {"--batch_size",   "4",     "--max_steps",    "10",
-                                      "--lr",           "1e-3",  "--lr_scheduler", "constant",
-                                      "--warmup_steps", "0",     "--weight_decay", "0",
-                                      "--shuffle",      "false", "--dtype",        "fp32"};
-    for (const Json& flag : run["flags"]) flags.push_back(flag);
-    if (run["adapter"] != "") {
-      flags.push_back("--adapter");
-      flags.push_back(kFixture + "/" + run["adapter"].get<std::string>());
-    }
-    const std::vector<Json> lines = metrics(name, flags);
+    const std::vector<Json> lines = ten_steps(name, run);
     ASSERT_EQ(lines.size(), 10u) << name;
     int compared = 0;
     for (const auto& [metric, values] : run.items()) {
@@ -116,7 +86,7 @@ TEST_F(Kto, IsTheSameHoweverItIsPackedAndGoneOnWith) {
 
 TEST_F(Kto, WhatIsRefused) {
   const auto refused = [&](std::vector<std::string> flags, const std::string& word) {
-    const Ran ran = kto("refused", std::move(flags));
+    const Ran ran = train("refused", std::move(flags));
     EXPECT_EQ(ran.code, 2) << ran.text;
     EXPECT_NE(ran.text.find(word), std::string::npos) << ran.text;
     EXPECT_FALSE(fs::exists(folder_ / "refused"));
@@ -129,7 +99,7 @@ TEST_F(Kto, WhatIsRefused) {
   data_ = folder_.write("bad.jsonl", R"({"prompt":"a","completion":"b","label":"yes"})"
                                      "\n");
   refused({}, "a \"label\" that is the string \"yes\"");
-  data_ = kFixture + "/pairs.jsonl";
+  data_ = kPreferenceFixture + "/pairs.jsonl";
   refused({}, "expected an answer with a \"label\"");
 }
 
@@ -148,7 +118,8 @@ TEST_F(Kto, ConversationsWithLabels) {
   EXPECT_TRUE(lines[0].contains("rewards/chosen") && lines[0].contains("rewards/rejected"));
   EXPECT_EQ(lines[0]["trained_tokens"], 4);
   const Ran plan = run_hone(
-      {"plan", "kto", "--pretrained", kFixture + "/model", "--json", "--lora_rank", "2"}, folder_);
+      {"plan", "kto", "--pretrained", kPreferenceFixture + "/model", "--json", "--lora_rank", "2"},
+      folder_);
   EXPECT_EQ(plan.code, 0) << plan.text;
 }
 

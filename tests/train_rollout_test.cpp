@@ -86,7 +86,7 @@ class RolloutTest : public testing::TestWithParam<cpu::Isa> {
 };
 
 TEST_P(RolloutTest, LogprobsEqualScoresBitForBit) {
-  for (const char* family : {"qwen2", "qwen3", "llama3"}) {
+  for (const char* family : {"qwen2", "qwen3", "llama3", "qwen3_moe", "mixtral", "deepseek_v3"}) {
     for (const DType dtype : {DType::f32, DType::bf16}) {
       const test::Golden golden(family);
       std::vector<std::vector<int32_t>> first_tokens;

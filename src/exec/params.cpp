@@ -142,13 +142,7 @@ Lease ParamStore::lease(ParamId id) const {
   Lease lease(e);
   const auto& shape = e.spec.shape;
   if (shape.size() == 2) {
-    lease.weight_ = {.data = e.at.data,
-                     .scale = e.at.scale,
-                     .rows = shape[0],
-                     .cols = shape[1],
-                     .stride_bytes = format_row_bytes(e.format, shape[1]),
-                     .scale_stride = format_scale_bytes(e.format, shape[1]),
-                     .format = e.format};
+    lease.weight_ = contiguous_weight(e.format, e.at.data, e.at.scale, shape[0], shape[1]);
   }
   if (!format_layout(e.format).plain) return lease;
   lease.view_.data = const_cast<void*>(e.at.data);

@@ -33,11 +33,6 @@ std::vector<const io::TensorEntry*> in_order(const io::CheckpointReader& reader)
   return all;
 }
 
-bool has_numbers(io::FileType t) {
-  return t == io::FileType::f64 || t == io::FileType::f32 || t == io::FileType::bf16 ||
-         t == io::FileType::f16 || t == io::FileType::f8_e4m3;
-}
-
 Work plan_tensor(const io::CheckpointReader& reader, const io::TensorEntry& t, Format to) {
   Work w{.values = {.name = t.name, .type = t.type, .shape = t.shape}};
   if (!has_numbers(t.type)) {
@@ -71,13 +66,8 @@ Piece convert_rows(const Work& w, Format to, int64_t first, int64_t n, int64_t c
     p.values.resize(numbers.size());
     p.scales.resize(static_cast<size_t>((n + kRows - 1) / kRows * ((cols + kRows - 1) / kRows)) *
                     4);
-    format_ops(to).pack(numbers.data(), {.data = p.values.data(),
-                                         .scale = p.scales.data(),
-                                         .rows = n,
-                                         .cols = cols,
-                                         .stride_bytes = format_row_bytes(to, cols),
-                                         .scale_stride = format_scale_bytes(to, cols),
-                                         .format = to});
+    format_ops(to).pack(numbers.data(),
+                        contiguous_weight(to, p.values.data(), p.scales.data(), n, cols));
   } else if (to == Format::bf16) {
     std::vector<bf16> rounded(numbers.begin(), numbers.end());
     const auto bytes = std::as_bytes(std::span(rounded));
@@ -188,15 +178,6 @@ void let_go(const io::CheckpointReader& reader, const Source& s) {
 }
 
 }  // namespace
-
-bool is_linear_weight(const std::string& name, const std::vector<int64_t>& shape) {
-  if (shape.size() != 2 || !name.ends_with(kWeight)) return false;
-  const std::string_view path = std::string_view(name).substr(0, name.size() - kWeight.size());
-  const std::string_view last = path.substr(path.rfind('.') + 1);
-  return path.find("layers.") != std::string_view::npos &&
-         (last.find("_proj") != std::string_view::npos || last == "w1" || last == "w2" ||
-          last == "w3");
-}
 
 io::TensorDecl scales_of(const io::TensorDecl& values) {
   return {.name = values.name + "_scale_inv",

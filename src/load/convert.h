@@ -9,9 +9,6 @@
 
 namespace hone::load {
 
-// Whether a tensor is the matrix of a linear layer of a block: what quantised folders hold
-// quantised.
-bool is_linear_weight(const std::string& name, const std::vector<int64_t>& shape);
 // The scales beside a matrix of fp8_block.
 io::TensorDecl scales_of(const io::TensorDecl& values);
 

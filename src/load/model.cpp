@@ -80,16 +80,16 @@ size_t Model::least_weights_memory() const {
   for (ParamId id = 0; id < params_.count(); ++id) {
     if (!params_.owned(id)) units[params_.spec(id).unit] += static_cast<size_t>(params_.bytes(id));
   }
-  size_t kept = 0, largest = 0, second = 0;
+  size_t kept = 0;
+  std::vector<size_t> others;
   for (const auto& [unit, bytes] : units) {
     if (unit == tied) {
       kept = bytes;
     } else {
-      second = std::max(second, std::min(largest, bytes));
-      largest = std::max(largest, bytes);
+      others.push_back(bytes);
     }
   }
-  return kept + largest + second;
+  return StreamedFiles::least_for(kept, std::move(others));
 }
 
 void Model::keep_tied(StreamedFiles& files) const {
@@ -111,7 +111,7 @@ Format Model::file_format(ParamId id) const {
   const models::ModelConfig& config = decoder_->config();
   const ParamSpec& spec = params_.spec(id);
   constexpr std::string_view kWeight = ".weight";
-  if (config.quantization && spec.placement != Placement::vocab && spec.shape.size() == 2 &&
+  if (config.quantization && is_linear_weight(spec.name, spec.shape) &&
       models::is_quantized(*config.quantization,
                            spec.name.substr(0, spec.name.size() - kWeight.size())))
     return config.quantization->format;

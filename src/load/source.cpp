@@ -11,6 +11,7 @@ namespace {
 
 constexpr std::string_view kScale = "_scale_inv";  // of a weight, after its name
 constexpr int64_t kScaleBlock = 128;
+constexpr std::string_view kWeight = ".weight";
 
 std::string shape_text(const std::vector<int64_t>& shape) {
   std::string s = "[";
@@ -115,6 +116,15 @@ std::vector<Source> find_sources(const io::CheckpointReader& reader, const Param
   return sources;
 }
 
+bool is_linear_weight(const std::string& name, const std::vector<int64_t>& shape) {
+  if (shape.size() != 2 || !name.ends_with(kWeight)) return false;
+  const std::string_view path = std::string_view(name).substr(0, name.size() - kWeight.size());
+  const std::string_view last = path.substr(path.rfind('.') + 1);
+  return path.find("layers.") != std::string_view::npos &&
+         (last.find("_proj") != std::string_view::npos || last == "w1" || last == "w2" ||
+          last == "w3");
+}
+
 bool is_scale(const io::CheckpointReader& reader, const std::string& name) {
   return name.ends_with(kScale) &&
          reader.find(name.substr(0, name.size() - kScale.size())) != nullptr;
@@ -140,19 +150,19 @@ Source with_scales(const io::CheckpointReader& reader, const io::TensorEntry& t)
              reader.folder().string(), t.name, io::file_type_name(t.type));
 }
 
+bool has_numbers(io::FileType t) {
+  return t == io::FileType::f64 || t == io::FileType::f32 || t == io::FileType::bf16 ||
+         t == io::FileType::f16 || t == io::FileType::f8_e4m3;
+}
+
 void read_numbers(const Source& source, int64_t first, std::span<float> out) {
   if (source.scales == nullptr) {
     io::read_as_float(*source.values, first, out);
     return;
   }
   const int64_t cols = source.values->shape[1];
-  const WeightView w{.data = source.values->data,
-                     .scale = source.scales->data,
-                     .rows = source.values->shape[0],
-                     .cols = cols,
-                     .stride_bytes = format_row_bytes(source.format, cols),
-                     .scale_stride = format_scale_bytes(source.format, cols),
-                     .format = source.format};
+  const WeightView w = contiguous_weight(source.format, source.values->data, source.scales->data,
+                                         source.values->shape[0], cols);
   for (size_t done = 0; done < out.size();) {
     const int64_t at = first + static_cast<int64_t>(done), col = at % cols;
     const int64_t n = std::min<int64_t>(cols - col, static_cast<int64_t>(out.size() - done));

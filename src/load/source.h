@@ -28,10 +28,16 @@ bool usable_as_is(DType run, Format file, bool matrix);
 // Format::f32 for what has none of its own.
 Format format_of(io::FileType type);
 
+// Whether a tensor is the matrix of a linear layer of a block: what quantised folders hold
+// quantised.
+bool is_linear_weight(const std::string& name, const std::vector<int64_t>& shape);
+
 // Whether a tensor holds the scales of another one; a tensor with its scales. UserError.
 bool is_scale(const io::CheckpointReader& reader, const std::string& name);
 Source with_scales(const io::CheckpointReader& reader, const io::TensorEntry& values);
 
+// Whether read_numbers takes values of a type.
+bool has_numbers(io::FileType type);
 // Numbers of a value from element `first` on.
 void read_numbers(const Source& source, int64_t first, std::span<float> out);
 

@@ -112,19 +112,24 @@ size_t StreamedFiles::place_of(const Unit& unit, const io::TensorEntry& tensor) 
   HONE_CHECK(false, "a tensor outside of its unit");
 }
 
+size_t StreamedFiles::least_for(size_t kept, std::vector<size_t> others) {
+  std::sort(others.rbegin(), others.rend());
+  others.resize(2);
+  return kept + others[0] + others[1];
+}
+
 size_t StreamedFiles::least() {
-  size_t kept = 0, largest = 0, second = 0;
+  size_t kept = 0;
+  std::vector<size_t> others;
   for (auto& [number, u] : units_) {
     lay_out(u);
     if (u.kept) {
       kept += u.bytes;
-    } else if (u.bytes > largest) {
-      second = std::exchange(largest, u.bytes);
     } else {
-      second = std::max(second, u.bytes);
+      others.push_back(u.bytes);
     }
   }
-  return kept + largest + second;
+  return least_for(kept, std::move(others));
 }
 
 void StreamedFiles::start() {

@@ -32,6 +32,7 @@ class StreamedFiles final : public Residency {
   void start();
   // What is kept, and room for the two largest other units: one is used, one is read.
   size_t least();
+  static size_t least_for(size_t kept, std::vector<size_t> others);  // sizes of units
 
   ParamValue acquire(ParamId id) override;
   void release(ParamId id) override;

@@ -132,11 +132,8 @@ class Bench {
       fill_random(*ctx_.device, x, 1, 1);
       fill_random(*ctx_.device, w, 0.05, 2);
       fill_random(*ctx_.device, y, 1, 3);
-      const WeightView weight{.data = w.view().data,
-                              .rows = out,
-                              .cols = in,
-                              .stride_bytes = in * static_cast<int64_t>(dtype_size(t)),
-                              .format = t == DType::bf16 ? Format::bf16 : Format::f32};
+      const WeightView weight = contiguous_weight(t == DType::bf16 ? Format::bf16 : Format::f32,
+                                                  w.view().data, nullptr, out, in);
       const GemmDesc forward{.x = x.view(), .weights = &weight, .y = y.view()};
       const double work = 2.0 * static_cast<double>(o_.tokens * out * in);
       const double nt = best_seconds([&] { launch(ctx_, forward); }, 0.15);

@@ -161,12 +161,7 @@ Plan Planned::run(int64_t tokens, bool recompute) {
   }
   p.process = kProgramBytes + pipeline_bytes(o_) + recipe_->host_bytes() +
               tokenizer_bytes(o_.pretrained, kTokenizerFactor);
-  // The tokenizer comes first; then the weights' files are checked whole, and let go of piece by
-  // piece where they are converted.
-  p.starting = kProgramBytes +
-               std::max(tokenizer_bytes(o_.pretrained, kTokenizerLoadFactor),
-                        tokenizer_bytes(o_.pretrained, kTokenizerFactor) +
-                            (o_.weights_memory == 0 ? model.file_bytes() : p.streamed_weights));
+  p.starting = kProgramBytes + tokenizer_bytes(o_.pretrained, kTokenizerLoadFactor);
   p.gemm_flops = pass.gemm_flops;
   p.other_flops = pass.other_flops;
   p.bytes = pass.bytes();

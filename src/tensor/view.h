@@ -90,4 +90,16 @@ struct WeightView {
 };
 static_assert(std::is_trivially_copyable_v<WeightView>);
 
+// A weight without gaps. scale: null for formats without scales.
+inline WeightView contiguous_weight(Format format, const void* data, const void* scale,
+                                    int64_t rows, int64_t cols) {
+  return {.data = data,
+          .scale = scale,
+          .rows = rows,
+          .cols = cols,
+          .stride_bytes = format_row_bytes(format, cols),
+          .scale_stride = format_scale_bytes(format, cols),
+          .format = format};
+}
+
 }  // namespace hone

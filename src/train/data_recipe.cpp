@@ -159,6 +159,15 @@ void DataRecipe::write_beside(const std::filesystem::path& folder) const {
   save_text_side(folder, o_.pretrained, dataset_->text_model(), stop_ids_);
 }
 
+std::vector<Recipe::Work> DataRecipe::work(std::function<void(Context&)> gradients,
+                                           std::function<void(Context&)> evaluation) const {
+  std::vector<Work> all = {{"forward and backward", std::move(gradients)}};
+  if (o_.eval_dataset.empty()) return all;
+  all.push_back({"evaluation", std::move(evaluation)});
+  if (o_.eval_samples > 0) all.push_back(longest_answers());
+  return all;
+}
+
 Recipe::Work DataRecipe::longest_answers() const {
   return {"answers", [this](Context& ctx) {
             // To the longest prompts: the cache has room for all of each from the start.

@@ -39,13 +39,15 @@ class DataRecipe : public Recipe {
   virtual StepResult gradients(Context& ctx, const data::StepSamples& samples,
                                int64_t micro_batch_tokens) = 0;
 
+  const TrainerOptions& options() const { return o_; }
   void say(const std::string& line) const {
     if (say_) say_(line);
   }
   // max_length, but no longer than the model's context.
   int64_t max_length() const;
-  // The longest answers that an evaluation shows, for fullest().
-  Work longest_answers() const;
+  // fullest() of a micro-batch's gradients, and of what an evaluation does, if there is one.
+  std::vector<Work> work(std::function<void(Context&)> gradients,
+                         std::function<void(Context&)> evaluation) const;
   const data::Dataset& dataset() const { return *dataset_; }
   const data::Dataset& eval_dataset() const { return *eval_dataset_; }
   const data::Loader& loader() const { return *loader_; }
@@ -59,6 +61,7 @@ class DataRecipe : public Recipe {
   std::vector<data::Sample> eval_samples() const;
 
  private:
+  Work longest_answers() const;  // that an evaluation shows
   void warn(const std::string& line) const { say("warning: " + line); }
   std::shared_ptr<const data::Dataset> open_dataset(const data::TextModel& text,
                                                     const std::vector<std::string>& paths) const;

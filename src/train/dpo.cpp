@@ -5,9 +5,8 @@
 
 #include "loss/pair_objective.h"
 #include "loss/preference.h"
-#include "train/data_recipe.h"
 #include "train/options_json.h"
-#include "train/reference.h"
+#include "train/reference_recipe.h"
 
 namespace hone::train {
 namespace {
@@ -96,22 +95,16 @@ int64_t chosen_tokens(const data::Sample& pair) {
   return std::count(pair.trained.begin(), pair.trained.begin() + pair.lengths[0], uint8_t{1});
 }
 
-class DpoRecipe final : public DataRecipe {
+class DpoRecipe final : public ReferenceRecipe {
  public:
   DpoRecipe(const DpoOptions& options, Machine& machine, const Say& say)
-      : DataRecipe(options, machine, say), o_(options), loss_(pair_loss(options)) {
-    if (loss_.reference) reference_ = reference_kind(o_, o_.reference, model());
+      : ReferenceRecipe(options, machine, say), o_(options), loss_(pair_loss(options)) {
+    if (loss_.reference) compare_with(o_.reference);
   }
 
   void loaded(Context& ctx, int64_t micro_batch_tokens) override {
-    if (reference_ != ReferenceKind::kept) return;
-    const std::vector<int64_t> used = used_indices(), held_out = eval_indices();
-    say(fmt::format("computing the reference's log-probs of {} pairs",
-                    used.size() + held_out.size()));
-    keep_reference(ctx, model().decoder(), dataset(), used, micro_batch_tokens, kept_);
-    if (evaluates())
-      keep_reference(ctx, model().decoder(), eval_dataset(), held_out, micro_batch_tokens,
-                     eval_kept_);
+    if (reference() == ReferenceKind::kept)
+      keep_references(ctx, micro_batch_tokens, "pairs", kept_, eval_kept_);
   }
 
   StepResult evaluate(Context& ctx, int64_t micro_batch_tokens) override {
@@ -120,23 +113,17 @@ class DpoRecipe final : public DataRecipe {
 
   int64_t longest_unit() const override { return 2 * (max_length() - 1); }
 
-  size_t host_bytes() const override {
-    return reference_ == ReferenceKind::kept ? kept_bytes(o_) : 0;
-  }
-
   std::vector<Work> fullest(int64_t tokens) override {
     const int64_t length = std::max<int64_t>(1, std::min(tokens / 2, max_length() - 1));
     const auto pairs = std::make_shared<std::vector<data::Sample>>();
     for (int64_t left = tokens; left > 0; left -= 2 * length) pairs->push_back(full_pair(length));
-    std::vector<Work> work = {{"forward and backward", [this, pairs, tokens](Context& ctx) {
-                                 plan_pass(ctx, *pairs, tokens, forward_backward);
-                               }}};
-    if (o_.eval_dataset.empty()) return work;
-    work.push_back({"evaluation", [this, pairs, tokens](Context& ctx) {
-                      plan_pass(ctx, *pairs, tokens, forward_only);
-                    }});
-    if (o_.eval_samples > 0) work.push_back(longest_answers());
-    return work;
+    // Reference log-probs that are kept cost no pass.
+    const auto planned = [this, pairs, tokens](Pass run) {
+      return [this, pairs, tokens, run](Context& ctx) {
+        pass(ctx, *pairs, tokens, empty_reference(*pairs), run);
+      };
+    };
+    return work(planned(forward_backward), planned(forward_only));
   }
 
  protected:
@@ -172,9 +159,9 @@ class DpoRecipe final : public DataRecipe {
     const auto micro_batches =
         data::pack(pairs, {.token_budget = micro_batch_tokens, .units = units});
     std::vector<SampleColumns> columns;
-    if (reference_ == ReferenceKind::adapter_off)
+    if (reference() == ReferenceKind::adapter_off)
       columns = reference_columns(ctx, model().decoder(), pairs, micro_batches, false);
-    if (reference_ == ReferenceKind::kept) columns = kept.columns(pairs);
+    if (reference() == ReferenceKind::kept) columns = kept.columns(pairs);
     return run(ctx, model().decoder(), objective(pairs),
                {.micro_batches = micro_batches, .columns = columns, .units = units});
   }
@@ -191,14 +178,8 @@ class DpoRecipe final : public DataRecipe {
     return pair;
   }
 
-  // Reference log-probs that are kept cost no pass.
-  void plan_pass(Context& ctx, std::vector<data::Sample>& pairs, int64_t tokens, Pass run) {
-    pass(ctx, pairs, tokens, empty_reference(pairs), run);
-  }
-
   const DpoOptions& o_;
   PairLoss loss_;
-  ReferenceKind reference_ = ReferenceKind::none;
   KeptReference kept_, eval_kept_;
 };
 

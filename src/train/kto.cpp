@@ -5,9 +5,8 @@
 
 #include "loss/label_objective.h"
 #include "loss/preference.h"
-#include "train/data_recipe.h"
 #include "train/options_json.h"
-#include "train/reference.h"
+#include "train/reference_recipe.h"
 
 namespace hone::train {
 namespace {
@@ -41,16 +40,16 @@ std::vector<data::Sample> mismatched(std::span<const data::Sample> samples, int6
   return out;
 }
 
-class KtoRecipe final : public DataRecipe {
+class KtoRecipe final : public ReferenceRecipe {
  public:
   KtoRecipe(const KtoOptions& options, Machine& machine, const Say& say)
-      : DataRecipe(options, machine, say),
+      : ReferenceRecipe(options, machine, say),
         o_(options),
         loss_(loss::kto_loss({.loss = o_.loss,
                               .beta = o_.beta,
                               .desirable_weight = o_.desirable_weight,
-                              .undesirable_weight = o_.undesirable_weight})),
-        reference_(reference_kind(o_, o_.reference, model())) {
+                              .undesirable_weight = o_.undesirable_weight})) {
+    compare_with(o_.reference);
     for (const auto& [flag, weight] : {std::pair{"desirable_weight", o_.desirable_weight},
                                        std::pair{"undesirable_weight", o_.undesirable_weight}})
       if (!(weight >= 0)) user_error(flag, "{} is negative; use 0 or more", weight);
@@ -61,14 +60,8 @@ class KtoRecipe final : public DataRecipe {
   }
 
   void loaded(Context& ctx, int64_t micro_batch_tokens) override {
-    if (reference_ != ReferenceKind::kept) return;
-    const std::vector<int64_t> used = used_indices(), held_out = eval_indices();
-    say(fmt::format("computing the reference's log-probs of {} answers",
-                    used.size() + held_out.size()));
-    keep_reference(ctx, model().decoder(), dataset(), used, micro_batch_tokens, rows_.kept);
-    if (evaluates())
-      keep_reference(ctx, model().decoder(), eval_dataset(), held_out, micro_batch_tokens,
-                     eval_rows_.kept);
+    if (reference() != ReferenceKind::kept) return;
+    keep_references(ctx, micro_batch_tokens, "answers", rows_.kept, eval_rows_.kept);
     if (!with_kl()) return;
     for (int64_t step = first_step(); step < length().steps; ++step)
       rows_.kl[step] = total(ctx, mismatched(samples_of(step).samples, max_length()),
@@ -84,10 +77,6 @@ class KtoRecipe final : public DataRecipe {
 
   int64_t longest_unit() const override { return max_length() - 1; }
 
-  size_t host_bytes() const override {
-    return reference_ == ReferenceKind::kept ? kept_bytes(o_) : 0;
-  }
-
   std::vector<Work> fullest(int64_t tokens) override {
     const int64_t length = std::max<int64_t>(1, std::min(tokens, longest_unit()));
     const auto samples = std::make_shared<std::vector<data::Sample>>();
@@ -99,11 +88,7 @@ class KtoRecipe final : public DataRecipe {
         pass(ctx, *samples, tokens, rows, 0, run);
       };
     };
-    std::vector<Work> work = {{"forward and backward", planned(forward_backward)}};
-    if (o_.eval_dataset.empty()) return work;
-    work.push_back({"evaluation", planned(forward_only)});
-    if (o_.eval_samples > 0) work.push_back(longest_answers());
-    return work;
+    return work(planned(forward_backward), planned(forward_only));
   }
 
  protected:
@@ -148,17 +133,17 @@ class KtoRecipe final : public DataRecipe {
     for (const data::Sample& s : samples) objective.desirable.push_back(s.desirable ? 1 : 0);
     if (with_kl()) {
       const std::vector<data::Sample> others = mismatched(samples, max_length());
-      const double reference = reference_ == ReferenceKind::kept
-                                   ? rows.kl.at(step)
-                                   : total(ctx, others, micro_batch_tokens, /*adapters=*/false);
-      objective.kl = (total(ctx, others, micro_batch_tokens, /*adapters=*/true) - reference) /
+      const double reference_sum = reference() == ReferenceKind::kept
+                                       ? rows.kl.at(step)
+                                       : total(ctx, others, micro_batch_tokens, /*adapters=*/false);
+      objective.kl = (total(ctx, others, micro_batch_tokens, /*adapters=*/true) - reference_sum) /
                      static_cast<double>(samples.size());
     }
     const std::vector<int64_t> units = each_a_unit(samples.size());
     const auto micro_batches =
         data::pack(samples, {.token_budget = micro_batch_tokens, .units = units});
     const std::vector<SampleColumns> columns =
-        reference_ == ReferenceKind::kept
+        reference() == ReferenceKind::kept
             ? rows.kept.columns(samples)
             : reference_columns(ctx, model().decoder(), samples, micro_batches, /*adapters=*/false);
     return run(ctx, model().decoder(), loss::LabelObjective(std::move(objective)),
@@ -177,7 +162,6 @@ class KtoRecipe final : public DataRecipe {
 
   const KtoOptions& o_;
   loss::Loss loss_;
-  ReferenceKind reference_;
   Rows rows_, eval_rows_;
 };
 

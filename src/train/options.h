@@ -267,8 +267,21 @@ struct SftOptions : TrainerOptions, SftDataOptions {
   }
 };
 
+// What losses with a reference compare with.
+struct ReferenceOptions {
+  Reference reference = Reference::start;
+
+  template <class Self, class V>
+  static void fields(Self& o, V&& v) {
+    v(o.reference,
+      {"reference",
+       "Log-probs are compared with those of the model as it was loaded, adapter included (start), "
+       "or of the base model alone"});
+  }
+};
+
 // Losses over pairs of answers (loss/preference.h).
-struct PairLossOptions {
+struct PairLossOptions : ReferenceOptions {
   std::vector<std::string> loss = {"sigmoid"};
   std::vector<double> loss_weights;
   double beta = 0.1;
@@ -280,7 +293,6 @@ struct PairLossOptions {
   std::optional<double> cpo_alpha;  // null: 1, and 0 for simpo
   double simpo_gamma = 0.5;
   double alpha = 0;
-  Reference reference = Reference::start;
 
   template <class Self, class V>
   static void fields(Self& o, V&& v) {
@@ -303,19 +315,15 @@ struct PairLossOptions {
                     "and alphapo 0"});
     v(o.simpo_gamma, {"simpo_gamma", "Margin of simpo and alphapo"});
     v(o.alpha, {"alpha", "AlphaPO's shape of the reward; 0: none"});
-    v(o.reference,
-      {"reference",
-       "Log-probs are compared with those of the model as it was loaded, adapter included (start), "
-       "or of the base model alone"});
+    ReferenceOptions::fields(o, v);
   }
 };
 
 // KTO's losses over labelled answers (loss/preference.h).
-struct LabelLossOptions {
+struct LabelLossOptions : ReferenceOptions {
   std::string loss = "kto";
   double beta = 0.1;
   double desirable_weight = 1, undesirable_weight = 1;
-  Reference reference = Reference::start;
 
   template <class Self, class V>
   static void fields(Self& o, V&& v) {
@@ -324,10 +332,7 @@ struct LabelLossOptions {
     v(o.beta, {"beta", "How strongly the reference holds"});
     v(o.desirable_weight, {"desirable_weight", "What answers labelled true count"});
     v(o.undesirable_weight, {"undesirable_weight", "What answers labelled false count"});
-    v(o.reference,
-      {"reference",
-       "Log-probs are compared with those of the model as it was loaded, adapter included (start), "
-       "or of the base model alone"});
+    ReferenceOptions::fields(o, v);
   }
 };
 

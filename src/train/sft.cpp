@@ -22,14 +22,11 @@ class SftRecipe final : public DataRecipe {
     const int64_t length = std::max<int64_t>(1, std::min(tokens, longest_unit()));
     const auto mb =
         std::make_shared<const data::MicroBatch>(data::full_micro_batch(tokens, length));
-    std::vector<Work> work = {{"forward and backward", [this, mb, tokens](Context& ctx) {
-                                 train(ctx, {mb.get(), 1}, tokens);
-                               }}};
-    if (o_.eval_dataset.empty()) return work;
-    work.push_back(
-        {"evaluation", [this, mb](Context& ctx) { score(ctx, model().decoder(), *mb); }});
-    if (o_.eval_samples > 0) work.push_back(longest_answers());
-    return work;
+    return work(
+        [this, mb, tokens](Context& ctx) {
+          train(ctx, {mb.get(), 1}, tokens);
+        },
+        [this, mb](Context& ctx) { score(ctx, model().decoder(), *mb); });
   }
 
  protected:

@@ -130,13 +130,8 @@ class SmallModel {
     const int64_t down = (m.rows + 127) / 128, across = (m.cols + 127) / 128;
     std::vector<uint8_t> bytes(x.size());
     std::vector<float> scales(static_cast<size_t>(down * across));
-    const WeightView w{.data = bytes.data(),
-                       .scale = scales.data(),
-                       .rows = m.rows,
-                       .cols = m.cols,
-                       .stride_bytes = m.cols,
-                       .scale_stride = across * 4,
-                       .format = Format::fp8_block};
+    const WeightView w =
+        contiguous_weight(Format::fp8_block, bytes.data(), scales.data(), m.rows, m.cols);
     fp8_block_pack(x.data(), w);
     if (!fp8) {
       std::vector<float> expanded(x.size());

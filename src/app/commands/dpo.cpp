@@ -7,7 +7,6 @@
 #include "app/train_flags.h"
 #include "app/units.h"
 #include "core/error.h"
-#include "train/options_json.h"
 
 namespace hone::app {
 namespace {
@@ -79,39 +78,27 @@ std::shared_ptr<DpoFlags> add_dpo_flags(Command& c) {
   return f;
 }
 
-TrainRequest request(const Command& c, DpoFlags& f, bool need_data) {
-  TrainRequest r{.options = f.o, .config_file = f.common.config_file};
-  r.notes = settle_options(c, f.common, f.o, need_data);
+std::vector<std::string> settle(const Command& c, DpoFlags& f, bool need_data) {
+  std::vector<std::string> notes = settle_options(c, f.common, f.o, need_data);
   f.o.loss = comma_list(f.o.loss);
   settle_original(c, f);
-  r.make = [&o = f.o](Machine& machine, const train::Say& say) {
-    return train::dpo_recipe(o, machine, say);
-  };
-  r.config = [&o = f.o] { return train::options_json(o).dump(2); };
-  return r;
+  return notes;
 }
+
+const TrainCommand<DpoFlags> kDpo = {
+    .name = "dpo",
+    .summary = "preference optimisation on pairs of a better and a worse answer",
+    .description =
+        "DPO and its family, CPO, SimPO and ORPO. A record is {\"prompt\", "
+        "\"chosen\", \"rejected\"}, texts or messages.\nLosses and metrics have "
+        "TRL's names; docs/preference.md tells what each means.",
+    .add_flags = add_dpo_flags,
+    .settle = settle,
+    .recipe = train::dpo_recipe};
 
 }  // namespace
 
-void add_dpo(Cli& cli) {
-  Command& c = cli.add("dpo", "preference optimisation on pairs of a better and a worse answer",
-                       "DPO and its family, CPO, SimPO and ORPO. A record is {\"prompt\", "
-                       "\"chosen\", \"rejected\"}, texts or messages.\nLosses and metrics have "
-                       "TRL's names; docs/preference.md tells what each means.");
-  const auto f = add_dpo_flags(c);
-  c.run([&c, f] { return run_trainer(request(c, *f, /*need_data=*/true)); });
-}
-
-void add_plan_dpo(Cli& cli) {
-  Command& c =
-      cli.add("plan dpo", "what hone dpo with the same flags would need: memory, time, disk",
-              "Runs the real step on shapes only. Needs config.json; headers of the "
-              "weights are used if they are there.");
-  c.group("Plan");
-  const auto json = std::make_shared<bool>(false);
-  c.flag("--json", *json, "Print JSON");
-  const auto f = add_dpo_flags(c);
-  c.run([&c, f, json] { return plan_trainer(request(c, *f, /*need_data=*/false), *json); });
-}
+void add_dpo(Cli& cli) { add_trainer(cli, kDpo); }
+void add_plan_dpo(Cli& cli) { add_plan(cli, kDpo); }
 
 }  // namespace hone::app

@@ -73,13 +73,8 @@ void write_random(const ParamSpec& spec, const io::TensorDecl& decl,
       piece.values.resize(numbers.size());
       piece.scales.resize(static_cast<size_t>(format_scale_bytes(Format::fp8_block, cols)));
       format_ops(Format::fp8_block)
-          .pack(numbers.data(), {.data = piece.values.data(),
-                                 .scale = piece.scales.data(),
-                                 .rows = n,
-                                 .cols = cols,
-                                 .stride_bytes = cols,
-                                 .scale_stride = format_scale_bytes(Format::fp8_block, cols),
-                                 .format = Format::fp8_block});
+          .pack(numbers.data(), contiguous_weight(Format::fp8_block, piece.values.data(),
+                                                  piece.scales.data(), n, cols));
     });
     for (const Piece& piece : pieces) {
       writer.write(spec.name, piece.values);

@@ -6,7 +6,6 @@
 #include "app/train_command.h"
 #include "app/train_flags.h"
 #include "core/error.h"
-#include "train/options_json.h"
 
 namespace hone::app {
 namespace {
@@ -32,9 +31,8 @@ std::shared_ptr<KtoFlags> add_kto_flags(Command& c) {
   return f;
 }
 
-TrainRequest request(const Command& c, KtoFlags& f, bool need_data) {
-  TrainRequest r{.options = f.o, .config_file = f.common.config_file};
-  r.notes = settle_options(c, f.common, f.o, need_data);
+std::vector<std::string> settle(const Command& c, KtoFlags& f, bool need_data) {
+  std::vector<std::string> notes = settle_options(c, f.common, f.o, need_data);
   if (f.ref_tp != 1)
     user_error("flags", "--ref_tp {}: this version runs as one process; leave the flag out",
                f.ref_tp);
@@ -45,33 +43,22 @@ TrainRequest request(const Command& c, KtoFlags& f, bool need_data) {
                "others': use --desirable_weight");
   if (f.disable_loss_mask)
     user_error("flags", "--disable_loss_mask: a prompt can't be judged; leave it out");
-  r.make = [&o = f.o](Machine& machine, const train::Say& say) {
-    return train::kto_recipe(o, machine, say);
-  };
-  r.config = [&o = f.o] { return train::options_json(o).dump(2); };
-  return r;
+  return notes;
 }
+
+const TrainCommand<KtoFlags> kKto = {
+    .name = "kto",
+    .summary = "preference optimisation on answers labelled good or bad",
+    .description =
+        "A record is {\"prompt\", \"completion\", \"label\": true or false}, or "
+        "a conversation with a label.\ndocs/preference.md tells more.",
+    .add_flags = add_kto_flags,
+    .settle = settle,
+    .recipe = train::kto_recipe};
 
 }  // namespace
 
-void add_kto(Cli& cli) {
-  Command& c = cli.add("kto", "preference optimisation on answers labelled good or bad",
-                       "A record is {\"prompt\", \"completion\", \"label\": true or false}, or "
-                       "a conversation with a label.\ndocs/preference.md tells more.");
-  const auto f = add_kto_flags(c);
-  c.run([&c, f] { return run_trainer(request(c, *f, /*need_data=*/true)); });
-}
-
-void add_plan_kto(Cli& cli) {
-  Command& c =
-      cli.add("plan kto", "what hone kto with the same flags would need: memory, time, disk",
-              "Runs the real step on shapes only. Needs config.json; headers of the "
-              "weights are used if they are there.");
-  c.group("Plan");
-  const auto json = std::make_shared<bool>(false);
-  c.flag("--json", *json, "Print JSON");
-  const auto f = add_kto_flags(c);
-  c.run([&c, f, json] { return plan_trainer(request(c, *f, /*need_data=*/false), *json); });
-}
+void add_kto(Cli& cli) { add_trainer(cli, kKto); }
+void add_plan_kto(Cli& cli) { add_plan(cli, kKto); }
 
 }  // namespace hone::app

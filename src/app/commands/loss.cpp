@@ -92,10 +92,16 @@ std::vector<double> numbers(const char* flag, const std::vector<std::string>& wo
   return out;
 }
 
-Command& add(Cli& cli, const std::string& objective, const std::string& summary) {
-  return cli.add("loss " + objective, summary,
-                 "Log-probs come from a file; the result is the loss, its derivative by each of "
-                 "them, and metrics.\nNames and meanings are TRL's.");
+// The command, and its flags' values.
+template <class Flags>
+std::pair<Command&, std::shared_ptr<Flags>> add(Cli& cli, const char* objective,
+                                                const char* summary) {
+  Command& c = cli.add(std::string("loss ") + objective, summary,
+                       "Log-probs come from a file; the result is the loss, its derivative by each "
+                       "of them, and metrics.\nNames and meanings are TRL's.");
+  const auto f = std::make_shared<Flags>();
+  add_files(c, f->files);
+  return {c, f};
 }
 
 void add_dpo_loss(Cli& cli) {
@@ -105,9 +111,7 @@ void add_dpo_loss(Cli& cli) {
     std::vector<std::string> weights;
     std::string ld_alpha, use_weighting = "false";
   };
-  Command& c = add(cli, "dpo", "DPO and its family on pairs of log-probs");
-  const auto f = std::make_shared<Flags>();
-  add_files(c, f->files);
+  auto [c, f] = add<Flags>(cli, "dpo", "DPO and its family on pairs of log-probs");
   c.flag("--loss,--loss_type", f->o.losses,
          "sigmoid, hinge, ipo, exo_pair, nca_pair, robust, bco_pair, sppo_hard, aot, aot_unpaired, "
          "apo_zero, apo_down, discopop, sft, sigmoid_norm; several are added up",
@@ -121,7 +125,7 @@ void add_dpo_loss(Cli& cli) {
   c.flag("--ld_alpha", f->ld_alpha, "LD-DPO: weight of what one answer is longer by", "X");
   c.flag("--discopop_tau", f->o.discopop_tau, "Temperature of discopop");
   c.choice("--use_weighting", f->use_weighting, {"true", "false"}, "WPO; needs \"log_sum_sq\"");
-  c.run([f] {
+  c.run([f = f] {
     f->o.losses = comma_list(f->o.losses);
     f->o.weights = numbers("--loss_weights", f->weights);
     f->o.ld_alpha = optional_number("--ld_alpha", f->ld_alpha);
@@ -135,16 +139,14 @@ void add_cpo_loss(Cli& cli) {
     Files files;
     loss::CpoOptions o;
   };
-  Command& c = add(cli, "cpo", "CPO, SimPO and AlphaPO: pairs without a reference");
-  const auto f = std::make_shared<Flags>();
-  add_files(c, f->files);
+  auto [c, f] = add<Flags>(cli, "cpo", "CPO, SimPO and AlphaPO: pairs without a reference");
   c.flag("--loss,--loss_type", f->o.loss, "sigmoid, hinge, ipo, simpo or alphapo", "NAME");
   c.flag("--beta", f->o.beta, "Scale of the reward");
   c.flag("--label_smoothing", f->o.label_smoothing, "Of sigmoid and simpo");
   c.flag("--cpo_alpha", f->o.cpo_alpha, "Weight of the chosen answers' NLL");
   c.flag("--simpo_gamma", f->o.simpo_gamma, "Margin of simpo");
   c.flag("--alpha", f->o.alpha, "AlphaPO's transform of the reward; 0: none");
-  c.run([f] { return run(loss::cpo_loss(f->o), f->files); });
+  c.run([f = f] { return run(loss::cpo_loss(f->o), f->files); });
 }
 
 void add_orpo_loss(Cli& cli) {
@@ -152,11 +154,9 @@ void add_orpo_loss(Cli& cli) {
     Files files;
     loss::OrpoOptions o;
   };
-  Command& c = add(cli, "orpo", "ORPO: odds ratio beside the chosen samples' NLL");
-  const auto f = std::make_shared<Flags>();
-  add_files(c, f->files);
+  auto [c, f] = add<Flags>(cli, "orpo", "ORPO: odds ratio beside the chosen samples' NLL");
   c.flag("--beta", f->o.beta, "Weight of the odds ratio");
-  c.run([f] { return run(loss::orpo_loss(f->o), f->files); });
+  c.run([f = f] { return run(loss::orpo_loss(f->o), f->files); });
 }
 
 void add_kto_loss(Cli& cli) {
@@ -164,14 +164,12 @@ void add_kto_loss(Cli& cli) {
     Files files;
     loss::KtoOptions o;
   };
-  Command& c = add(cli, "kto", "KTO: answers labelled one by one");
-  const auto f = std::make_shared<Flags>();
-  add_files(c, f->files);
+  auto [c, f] = add<Flags>(cli, "kto", "KTO: answers labelled one by one");
   c.flag("--loss,--loss_type", f->o.loss, "kto or apo_zero_unpaired", "NAME");
   c.flag("--beta", f->o.beta, "How strongly the reference holds");
   c.flag("--desirable_weight", f->o.desirable_weight, "Of samples labelled true");
   c.flag("--undesirable_weight", f->o.undesirable_weight, "Of samples labelled false");
-  c.run([f] { return run(loss::kto_loss(f->o), f->files); });
+  c.run([f = f] { return run(loss::kto_loss(f->o), f->files); });
 }
 
 void add_reward_loss(Cli& cli) {
@@ -179,11 +177,9 @@ void add_reward_loss(Cli& cli) {
     Files files;
     std::string center;
   };
-  Command& c = add(cli, "reward", "Bradley-Terry over scores of pairs");
-  const auto f = std::make_shared<Flags>();
-  add_files(c, f->files);
+  auto [c, f] = add<Flags>(cli, "reward", "Bradley-Terry over scores of pairs");
   c.flag("--center_rewards_coefficient", f->center, "Weight of the squared sums of scores", "X");
-  c.run([f] {
+  c.run([f = f] {
     loss::RewardOptions o;
     o.center_rewards_coefficient = optional_number("--center_rewards_coefficient", f->center);
     return run(loss::reward_loss(o), f->files);
@@ -214,9 +210,7 @@ void add_grpo_loss(Cli& cli) {
     std::string epsilon_high, delta, level = "token", bias = "true", off_policy,
                                      mask_truncated = "false";
   };
-  Command& c = add(cli, "grpo", "GRPO and its family on sampled log-probs");
-  const auto f = std::make_shared<Flags>();
-  add_files(c, f->files);
+  auto [c, f] = add<Flags>(cli, "grpo", "GRPO and its family on sampled log-probs");
   c.flag("--loss,--loss_type", f->o.loss,
          "grpo, bnpo, dr_grpo, dapo, luspo, cispo, sapo, vespo or gmpo", "NAME");
   c.flag("--beta", f->o.beta, "Weight of the KL to the reference");
@@ -248,7 +242,7 @@ void add_grpo_loss(Cli& cli) {
          "Tokens that dapo, cispo and vespo divide by; 0: those of the file");
   c.flag("--gradient_accumulation_steps", f->o.gradient_accumulation_steps, "As in training");
   c.flag("--steps_per_generation", f->o.steps_per_generation, "As in training; 0: as many");
-  c.run([f] {
+  c.run([f = f] {
     f->o.epsilon_high = optional_number("--epsilon_high", f->epsilon_high);
     f->o.delta = optional_number("--delta", f->delta);
     f->o.sequence_level = f->level == "sequence";
@@ -268,16 +262,14 @@ void add_rloo_loss(Cli& cli) {
     std::string epsilon_high, normalize = "false";
     std::vector<std::string> clip;
   };
-  Command& c = add(cli, "rloo", "RLOO: the ratio of whole completions");
-  const auto f = std::make_shared<Flags>();
-  add_files(c, f->files);
+  auto [c, f] = add<Flags>(cli, "rloo", "RLOO: the ratio of whole completions");
   c.flag("--beta", f->o.beta, "KL that rewards are lowered by");
   c.flag("--epsilon", f->o.epsilon, "The ratio is clipped below 1 - epsilon ...");
   c.flag("--epsilon_high", f->epsilon_high, "... and above 1 + this; epsilon where not given", "X");
   c.flag("--reward_weights", f->advantage.weights, "One a reward function", "X...");
   c.choice("--normalize_advantages", f->normalize, {"true", "false"}, "Over the batch");
   c.flag("--reward_clip_range", f->clip, "Lowest and highest reward", "X...");
-  c.run([f] {
+  c.run([f = f] {
     f->o.epsilon_high = optional_number("--epsilon_high", f->epsilon_high);
     f->o.advantage = f->advantage.options();
     f->o.advantage.normalize_advantages = f->normalize == "true";
@@ -295,9 +287,7 @@ void add_ppo_loss(Cli& cli) {
     loss::PpoOptions o;
     std::string whiten = "false";
   };
-  Command& c = add(cli, "ppo", "PPO: policy and value loss with GAE");
-  const auto f = std::make_shared<Flags>();
-  add_files(c, f->files);
+  auto [c, f] = add<Flags>(cli, "ppo", "PPO: policy and value loss with GAE");
   c.flag("--kl_coef", f->o.kl_coef, "KL that rewards are lowered by, token by token");
   c.choice("--kl_estimator", f->o.kl_estimator, {"k1", "k3"}, "How it is estimated");
   c.flag("--cliprange", f->o.cliprange, "Of the ratio");
@@ -306,7 +296,7 @@ void add_ppo_loss(Cli& cli) {
   c.flag("--gamma", f->o.gamma, "Discount");
   c.flag("--lam", f->o.lam, "Of GAE");
   c.choice("--whiten_rewards", f->whiten, {"true", "false"}, "To variance 1");
-  c.run([f] {
+  c.run([f = f] {
     f->o.whiten_rewards = f->whiten == "true";
     return run(loss::ppo_loss(f->o), f->files);
   });

@@ -100,11 +100,6 @@ std::map<std::string, Change> changes(const models::ModelConfig& config,
   return all;
 }
 
-bool is_float(io::FileType t) {
-  return t == io::FileType::f64 || t == io::FileType::f32 || t == io::FileType::bf16 ||
-         t == io::FileType::f16 || t == io::FileType::f8_e4m3;
-}
-
 void write_merged(const Flags& f, int threads) {
   models::ModelConfig config = models::load_model_config(f.model.pretrained);
   const io::CheckpointReader base = io::open_model_weights(f.model.pretrained, config, nullptr);
@@ -114,7 +109,7 @@ void write_merged(const Flags& f, int threads) {
   for (const std::string& name : base.names()) {
     if (load::is_scale(base, name)) continue;
     const io::TensorEntry& t = base.at(name);
-    io::FileType type = dtype && is_float(t.type) ? io::to_file_type(*dtype) : t.type;
+    io::FileType type = dtype && load::has_numbers(t.type) ? io::to_file_type(*dtype) : t.type;
     if (type == io::FileType::f8_e4m3) type = io::FileType::bf16;
     tensors.push_back({.name = name, .type = type, .shape = t.shape});
   }

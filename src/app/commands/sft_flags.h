@@ -17,6 +17,6 @@ struct SftFlags {
 
 std::shared_ptr<SftFlags> add_sft_flags(Command& c);
 // As settle_options().
-std::vector<std::string> settle_sft(const Command& c, SftFlags& f, bool need_data = true);
+std::vector<std::string> settle_sft(const Command& c, SftFlags& f, bool need_data);
 
 }  // namespace hone::app
